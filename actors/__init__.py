@@ -1,0 +1,1 @@
+"""Where things run: every Ray actor, each a plain class first."""

@@ -1,0 +1,1 @@
+"""Search tools behind one interface (`base.SearchTool`)."""

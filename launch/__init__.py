@@ -1,0 +1,1 @@
+"""Wiring and entry scripts, one a job."""

@@ -1,0 +1,1 @@
+"""What an episode is worth: pure functions. No Ray, no torch."""

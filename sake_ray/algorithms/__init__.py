@@ -1,0 +1,1 @@
+"""Advantages, losses and staleness as pure functions."""

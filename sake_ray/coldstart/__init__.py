@@ -1,0 +1,1 @@
+"""From a base model to a policy with basic tool use."""

@@ -1,0 +1,1 @@
+"""Readers, image sizing, sampling and encoding of posts."""

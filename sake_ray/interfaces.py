@@ -1,0 +1,105 @@
+"""The Protocols between the trainer, the episode and whatever runs them.
+
+Knows nothing of Ray, vLLM or torch; `actors/` implements these, tests use small fakes beside the
+real ones. Always holds: every call that can wait is `async`, and an implementation raises rather than
+returning a made-up value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sake_ray.trajectory import Segment, Trajectory, TrajectoryGroup
+from sake_ray.types import Completion, Example, ImageRef, ImageSearch, Observation, Reward, TextSearch
+
+
+class PolicyClient(Protocol):
+    """Samples from the current policy; what an episode needs of an engine."""
+
+    async def generate(
+        self, short_ids: Sequence[int], images: Sequence[ImageRef], *, max_tokens: int, seed: int
+    ) -> Completion:
+        """Continue `short_ids` (one pad an image) by at most `max_tokens` tokens."""
+        ...
+
+
+class SearchClient(Protocol):
+    """Answers a search; limits, caches and retries are behind it."""
+
+    async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
+        """One result a query. A tool that fails is a result that says so; a bug of ours raises."""
+        ...
+
+
+class Codec(Protocol):
+    """Turns prompts and observations into token ids and back, without ever touching sampled ids."""
+
+    def prompt(self, example: Example) -> Segment:
+        """The first user turn (instruction, image, post) up to the assistant's first token."""
+        ...
+
+    def observation(self, example: Example, observation: Observation, *, after_ids: Sequence[int]) -> Segment:
+        """The user turn that answers a search; `after_ids` are the ids it follows."""
+        ...
+
+
+class RolloutClient(Protocol):
+    """The rollout pool as the trainer sees it."""
+
+    async def rollout(self, example: Example, *, seeds: Sequence[int], greedy: bool = False) -> TrajectoryGroup:
+        """Run one episode per seed for a post; the group is complete or the call raises."""
+        ...
+
+
+class RewardClient(Protocol):
+    """The reward pool as the trainer sees it."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Reward]:
+        """One reward a trajectory, in order. A crash in scoring raises; it is never 0.0."""
+        ...
+
+
+class LearnerClient(Protocol):
+    """The learner ranks as the trainer sees them."""
+
+    async def update(self, trajectories: Sequence[Trajectory]) -> Mapping[str, float]:
+        """One optimiser step over trajectories with advantages; returns `train/…` metrics."""
+        ...
+
+    async def publish(self, version: int) -> Mapping[str, float]:
+        """Give the current weights to every rollout worker as `version`; returns `time/…` metrics."""
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Write model and optimiser state so that any number of ranks can load it."""
+        ...
+
+    async def load(self, folder: Path) -> None:
+        """Load what `save` wrote."""
+        ...
+
+    async def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder that vLLM and transformers load."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where metrics go."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record one step's metrics."""
+        ...
+
+
+class Stateful(Protocol):
+    """Something whose state is in the checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        ...

@@ -1,0 +1,130 @@
+"""The record of one episode, and the only two ways it grows.
+
+Knows nothing of text, parsing or rewards. Always holds: `token_ids`, `loss_mask`, `logprobs` and
+`versions` have one length; sampled tokens have mask 1, a log-prob and the version that sampled them,
+context tokens have mask 0, log-prob 0.0 and version -1; the ids carry exactly as many expanded image
+pads as `images` need. What was sampled is what is trained: nothing is re-tokenised or edited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sake_ray.types import Action, Completion, Example, ImageRef, Observation, Reward, StopReason
+
+CONTEXT_VERSION = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of context, encoded: short ids (one pad an image) and expanded ids, and its images."""
+
+    short_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...] = ()
+
+
+@dataclass(slots=True)
+class Turn:
+    """One policy turn: its text (for people and rewards), the action read from it and the answer."""
+
+    text: str
+    action: Action
+    observation: Observation | None = None
+    generate_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One episode as it happened; `short_ids` is the engine's request state, `token_ids` is trained."""
+
+    id: str
+    example: Example
+    short_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    loss_mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    images: list[ImageRef] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    reward: Reward | None = None
+    advantage: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode has ended."""
+        return self.stop_reason is not None
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens the policy sampled."""
+        return sum(self.loss_mask)
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy version that sampled a token of this trajectory (-1 without any)."""
+        return min((v for v in self.versions if v != CONTEXT_VERSION), default=CONTEXT_VERSION)
+
+    def append_completion(self, completion: Completion) -> None:
+        """Add sampled tokens (mask 1).
+
+        Raises:
+            ValueError: the trajectory has ended, or tokens and log-probs differ in number.
+        """
+        self._check_open()
+        n = len(completion.token_ids)
+        if len(completion.logprobs) != n:
+            raise ValueError(f"trajectory {self.id}: {n} sampled tokens came with {len(completion.logprobs)} log-probs")
+        self.short_ids.extend(completion.token_ids)
+        self.token_ids.extend(completion.token_ids)
+        self.loss_mask.extend([1] * n)
+        self.logprobs.extend(completion.logprobs)
+        self.versions.extend([completion.policy_version] * n)
+
+    def append_observation(self, segment: Segment) -> None:
+        """Add context the policy was shown (mask 0), with the images its pads stand for."""
+        self._check_open()
+        n = len(segment.token_ids)
+        self.short_ids.extend(segment.short_ids)
+        self.token_ids.extend(segment.token_ids)
+        self.loss_mask.extend([0] * n)
+        self.logprobs.extend([0.0] * n)
+        self.versions.extend([CONTEXT_VERSION] * n)
+        self.images.extend(segment.images)
+
+    def finish(self, reason: StopReason) -> None:
+        """End the episode; nothing can be appended afterwards."""
+        self._check_open()
+        self.stop_reason = reason
+
+    def _check_open(self) -> None:
+        if self.done:
+            raise ValueError(f"trajectory {self.id} has ended ({self.stop_reason}); it cannot grow")
+
+
+@dataclass(slots=True)
+class TrajectoryGroup:
+    """The n trajectories of one post: what a group-relative advantage is computed over."""
+
+    example: Example
+    trajectories: list[Trajectory]
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest policy version in the group."""
+        return min(t.oldest_version for t in self.trajectories)
+
+    @property
+    def rewards(self) -> list[float]:
+        """The members' total rewards, in order.
+
+        Raises:
+            ValueError: a member has not been scored.
+        """
+        totals = []
+        for trajectory in self.trajectories:
+            if trajectory.reward is None:
+                raise ValueError(f"trajectory {trajectory.id} has no reward yet")
+            totals.append(trajectory.reward.total)
+        return totals
