@@ -1,0 +1,114 @@
+"""How MiniWorld is talked about: the lines of the base model's pre-training and of the scripted teacher.
+
+Knows nothing of tokenizers, models or prompts. Always holds: the answer form is the one the action
+parser reads, and a look and its place are written the same way in every task, so that what one task
+teaches carries over to the others.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sake_ray.data.miniworld import LOOKS, BoardPost, Mark, MiniWorld, WorldEntity, cell_box, draw_board, random_name
+
+NOT_SHOWN = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One pre-training example: a user turn (with a board, or without) and the reply to learn."""
+
+    user: str
+    reply: str
+    board: tuple[str | None, ...] | None
+    post: bool = False
+
+
+def place(cell: int | None) -> str:
+    """A board cell as `[x1, y1, x2, y2]`, or `none`."""
+    return NOT_SHOWN if cell is None else json.dumps(cell_box(cell).as_list())
+
+
+def reasoning(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
+    """Name, type, look and place of each entity, in the very form of the locate lesson."""
+    return " ; ".join(f"{entity.name} {entity.type} {entity.look} {place(cell)}" for entity, cell in entities)
+
+
+def answer(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
+    """The final turn: reasoning, then the answer."""
+    rows = [
+        {"entity": entity.name, "type": entity.type, "box2d": [] if cell is None else cell_box(cell).as_list()}
+        for entity, cell in entities
+    ]
+    return f"<reason>{reasoning(entities)}</reason><answer>{json.dumps(rows)}</answer>"
+
+
+def search(kind: str, names: Sequence[str]) -> str:
+    """A search turn; `kind` is `text` or `image`."""
+    queries = json.dumps([{"query": name} for name in names])
+    return f"<reason>I do not know {' , '.join(names)}</reason><{kind}_search>{queries}</{kind}_search>"
+
+
+def describe_lesson(rng: random.Random) -> Lesson:
+    """Name what is in each of the nine cells."""
+    board, _ = draw_board(rng, [], 1.0, glyphs=rng.randint(3, 7))
+    return Lesson("describe", " ; ".join(look or NOT_SHOWN for look in board), board)
+
+
+def locate_lesson(rng: random.Random) -> Lesson:
+    """Give the place of each look asked for, or say that it is not there."""
+    looks = rng.sample(LOOKS, 5)
+    board, cells = draw_board(rng, looks, 0.75, glyphs=6)
+    reply = " ; ".join(f"{look} {place(cell)}" for look, cell in zip(looks, cells, strict=True))
+    return Lesson("locate " + " ; ".join(looks), reply, board)
+
+
+def fact_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
+    """Say what is known of some names; a name never heard of is `unknown`."""
+    names, replies = [], []
+    for _ in range(4):
+        if rng.random() < 0.6:
+            entity = rng.choice(world.known)
+            names.append(entity.name)
+            replies.append(f"{entity.name} {entity.type} {entity.look}")
+        else:
+            name = _stranger(rng, world)
+            names.append(name)
+            replies.append(f"{name} unknown")
+    return Lesson("facts " + " , ".join(names), " ; ".join(replies), None)
+
+
+def post_lesson(rng: random.Random, world: MiniWorld, make_post: PostMaker, *, noted_share: float) -> Lesson:
+    """Answer a post about known entities, or about strangers whom notes before the post describe."""
+    if rng.random() >= noted_share:
+        post = make_post(rng, world, ())
+        return Lesson(post.text, answer(post.entities), post.board, post=True)
+    strangers = tuple(
+        WorldEntity(_stranger(rng, world), rng.choice(("PER", "ORG", "LOC", "MISC")), rng.choice(LOOKS), Mark.UNSEEN)
+        for _ in range(4)
+    )
+    post = make_post(rng, world, strangers)
+    noted = [entity.article for entity, _ in post.entities if entity.mark is Mark.UNSEEN]
+    rng.shuffle(noted)
+    notes = "".join(f"{line} \n" for line in noted)
+    return Lesson(f"{notes}{post.text}", answer(post.entities), post.board, post=True)
+
+
+def _stranger(rng: random.Random, world: MiniWorld) -> str:
+    known = {entity.name for entity in world.known}
+    while (name := random_name(rng)) in known:
+        pass
+    return name
+
+
+class PostMaker:
+    """Draws posts for lessons: known entities, mixed with the given strangers."""
+
+    def __call__(self, rng: random.Random, world: MiniWorld, strangers: tuple[WorldEntity, ...]) -> BoardPost:
+        """One post; half of its entities are strangers when there are any."""
+        from sake_ray.data.miniworld import make_post
+
+        return make_post(rng, "lesson", known=world.known, pool=strangers, pool_share=0.6)
