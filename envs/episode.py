@@ -39,7 +39,7 @@ class EpisodeLimits:
     max_queries: int = 5
     max_tokens: int = 16_384
     max_turn_tokens: int = 1_024
-    max_images: int = 16
+    max_images: int = 8
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

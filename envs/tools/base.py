@@ -1,0 +1,77 @@
+"""What a search tool is, and how one becomes an observation.
+
+Knows nothing of any particular tool. Always holds: `SearchUnavailable` and a missed deadline are the only
+failures a policy gets to see; every other exception is a bug or broken data and goes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from sake_ray.types import Example, ImageSearch, Observation, QueryResult, SearchKind, TextSearch
+
+
+class SearchUnavailable(Exception):
+    """The tool cannot answer now (network, quota, remote failure); the message is for the log, not the policy."""
+
+
+class SearchTool(Protocol):
+    """Answers queries about one post. Results come in the order of the queries.
+
+    A query whose best answer was already given to an earlier query of the same call may be left out;
+    otherwise there is one result a query, each "success" or "no_result".
+    """
+
+    async def search_text(self, example_id: str, queries: Sequence[str]) -> list[QueryResult]:
+        """One short summary a query.
+
+        Raises:
+            SearchUnavailable: no answer can be had now.
+        """
+        ...
+
+    async def search_images(self, example_id: str, queries: Sequence[str]) -> list[QueryResult]:
+        """Reference images a query.
+
+        Raises:
+            SearchUnavailable: no answer can be had now.
+        """
+        ...
+
+
+async def ask(tool: SearchTool, example_id: str, action: TextSearch | ImageSearch, *, timeout_s: float) -> Observation:
+    """One search, within a deadline: what the tool answers, or a "failed" result for every query."""
+    kind = SearchKind.TEXT if isinstance(action, TextSearch) else SearchKind.IMAGE
+    call = tool.search_text if kind is SearchKind.TEXT else tool.search_images
+    started = time.perf_counter()
+    deadline = asyncio.timeout(timeout_s)
+    try:
+        async with deadline:
+            results = await call(example_id, action.queries)
+    except SearchUnavailable:
+        results = failed(action)
+    except TimeoutError:
+        if not deadline.expired():  # some other timeout inside the tool, which it should have handled
+            raise
+        results = failed(action)
+    return Observation(kind, tuple(results), latency_s=time.perf_counter() - started)
+
+
+def failed(action: TextSearch | ImageSearch) -> list[QueryResult]:
+    """A "failed" result for each query of a search that got no answer."""
+    return [QueryResult(query, "failed") for query in action.queries]
+
+
+class ToolClient:
+    """A `SearchClient` that asks a tool in this very process."""
+
+    def __init__(self, tool: SearchTool, *, timeout_s: float = 30.0) -> None:
+        self._tool = tool
+        self._timeout_s = timeout_s
+
+    async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
+        """See `ask`."""
+        return await ask(self._tool, example.id, action, timeout_s=self._timeout_s)
