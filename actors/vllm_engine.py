@@ -100,6 +100,8 @@ class VllmEngine:
         self._logit_bias: dict[int, float] = {}
         self._requests = itertools.count()
         self._updating = asyncio.Lock()
+        self._accepting = asyncio.Event()
+        self._accepting.set()
 
     async def start(self) -> None:
         """Load the model from disk; its weights count as version 0.
@@ -136,7 +138,9 @@ class VllmEngine:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; a request must be allowed at least one token")
         if len(images) > self.config.max_images:
-            raise ValueError(f"{len(images)} images in one request; the engine was started for {self.config.max_images}")
+            raise ValueError(f"{len(images)} images in a request; the engine was started for {self.config.max_images}")
+        # A request that comes during an update waits, so that its version is that of the weights it meets.
+        await self._accepting.wait()
         self._check_usable()
         version = self.version
         prompt: dict[str, Any] = {"prompt_token_ids": list(short_ids)}
@@ -163,28 +167,11 @@ class VllmEngine:
         """
         async with self._updating:
             self._check_usable()
-            begin = time.monotonic()
-            # The prefix cache holds keys and values of the old weights: cleared with the pause.
-            await self._control("pause_generation", mode="wait", clear_cache=True)
-            paused = time.monotonic()
-            handover = _Handover(self)
+            self._accepting.clear()
             try:
-                moved = await self._sync.push(handover, params, version)
-                self.version = version
-                await self._control("resume_generation")
-            except WeightSyncError:
-                if handover.touched:
-                    self._give_up("a weight update failed half-way")
-                else:
-                    await self._control("resume_generation")
-                raise
-            except asyncio.CancelledError:
-                self._give_up("a weight update was cancelled half-way")
-                raise
-            except Exception as error:  # the engine's process boundary: vLLM wraps whatever failed there
-                self._give_up("a weight update failed half-way")
-                raise EngineLost(f"weight update to version {version} failed: {error}") from error
-            return {"pause_s": paused - begin, "load_s": time.monotonic() - paused, "bytes": float(moved)}
+                return await self._replace_weights(params, version)
+            finally:
+                self._accepting.set()
 
     async def weight_version(self) -> str:
         """The version the engine itself reports ("" semantics are vLLM's before the first update)."""
@@ -197,6 +184,30 @@ class VllmEngine:
             engine.shutdown()
 
     # --- inside ----------------------------------------------------------------------------------
+
+    async def _replace_weights(self, params: Params, version: int) -> Mapping[str, float]:
+        begin = time.monotonic()
+        # The prefix cache holds keys and values of the old weights: cleared with the pause.
+        await self._control("pause_generation", mode="wait", clear_cache=True)
+        paused = time.monotonic()
+        handover = _Handover(self)
+        try:
+            moved = await self._sync.push(handover, params, version)
+            self.version = version
+            await self._control("resume_generation")
+        except WeightSyncError:
+            if handover.touched:
+                self._give_up("a weight update failed half-way")
+            else:
+                await self._control("resume_generation")
+            raise
+        except asyncio.CancelledError:
+            self._give_up("a weight update was cancelled half-way")
+            raise
+        except Exception as error:  # the engine's process boundary: vLLM wraps whatever failed there
+            self._give_up("a weight update failed half-way")
+            raise EngineLost(f"weight update to version {version} failed: {error}") from error
+        return {"pause_s": paused - begin, "load_s": time.monotonic() - paused, "bytes": float(moved)}
 
     def _sampling(self, max_tokens: int, seed: int, greedy: bool) -> Any:
         from vllm import SamplingParams
@@ -221,17 +232,17 @@ class VllmEngine:
         output: Any = None
         try:
             async with asyncio.timeout(self.config.request_timeout_s):
-                async for output in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
-                    pass
+                async for step in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
+                    output = step
         except EngineDeadError as error:
             self._give_up("its EngineCore process died")
             raise EngineLost("the engine's EngineCore process died") from error
         except TimeoutError as error:
             self._give_up("it stopped answering")
             raise EngineLost(f"the engine gave no answer in {self.config.request_timeout_s:.0f} s") from error
-        if output is None or not output.finished:
-            self._give_up("a request ended without an output")
-            raise EngineLost("the engine ended a request without an output")
+        if output is None or not output.finished or output.outputs[0].finish_reason == "abort":
+            self._give_up("it dropped a request")
+            raise EngineLost("the engine dropped a request without finishing it")
         return output
 
     async def _control(self, method: str, *args: Any, limit: float | None = None, **kwargs: Any) -> Any:

@@ -217,4 +217,5 @@ def _raw_bytes(value: Any) -> memoryview:
         import torch
 
         value = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    data: memoryview = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    return data

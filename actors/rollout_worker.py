@@ -1,0 +1,317 @@
+"""One rollout worker: runs whole groups of episodes on its own engine, each trajectory its own task.
+
+Knows nothing of vLLM, Ray or rewards: engine, codec and search are handed in, so tests use this class
+directly; `actors/rollout_pool.py` makes it an actor. Always holds: no trajectory waits for another
+(no turn barrier); a rebuilt engine has the current weights before it serves; a trajectory cut off by
+a lost engine is run again from its start with its own seed, and what the engine was really shown
+equals what the trajectory records, id for id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from actors.vllm_engine import EngineLost, EngineStats
+from actors.weight_sync import Params
+from envs.episode import EpisodeLimits, run_episode
+from sake_ray.interfaces import Codec, SearchClient
+from sake_ray.trajectory import Trajectory, TrajectoryGroup
+from sake_ray.types import Completion, Example, ImageRef
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class WorkerBroken(RuntimeError):
+    """The worker's engine cannot be brought back; the worker must be replaced."""
+
+
+class Engine(Protocol):
+    """What a worker needs of an engine (`VllmEngine`, or a fake in tests)."""
+
+    stats: EngineStats
+
+    async def start(self) -> None:
+        """Come up with the weights on disk."""
+        ...
+
+    async def generate(
+        self, short_ids: Sequence[int], images: Sequence[Image], *, max_tokens: int, seed: int, greedy: bool = False
+    ) -> tuple[Completion, tuple[int, ...]]:
+        """Continue the ids; returns the completion and the expanded ids of the prompt."""
+        ...
+
+    async def update_weights(self, params: Params, version: int) -> Mapping[str, float]:
+        """Replace all weights."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop its processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """A worker at one moment; token counts are since it started, over rebuilds."""
+
+    name: str
+    version: int
+    running: int
+    waiting: int
+    trajectories: int
+    prompt_tokens: int
+    generated_tokens: int
+    prefix_queries: int
+    prefix_hits: int
+    preemptions: int
+    rebuilds: int
+
+
+class RolloutWorker:
+    """An engine, a codec and a search client, and the episodes that run on them."""
+
+    def __init__(
+        self,
+        name: str,
+        make_engine: Callable[[], Engine],
+        codec: Codec,
+        search: SearchClient,
+        *,
+        limits: EpisodeLimits,
+        load_image: Callable[[ImageRef], Image],
+        max_rebuilds: int = 3,
+    ) -> None:
+        self.name = name
+        self._make_engine = make_engine
+        self._codec = codec
+        self._search = search
+        self._limits = limits
+        self._load_image = load_image
+        self._max_rebuilds = max_rebuilds
+        self._engine: Engine | None = None
+        self._weights: tuple[Params, int] | None = None
+        self._changing = asyncio.Lock()
+        self._rebuilds = 0
+        self._rebuilds_in_a_row = 0
+        self._trajectories = 0
+        self._past = EngineStats()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    async def start(self, params: Params | None = None, version: int = 0) -> None:
+        """Start the engine; with `params`, it has them as `version` before this returns."""
+        async with self._changing:
+            if params is not None:
+                self._weights = (params, version)
+            await self._bring_up()
+
+    async def rollout_group(
+        self, example: Example, seeds: Sequence[int], greedy: bool = False, group_id: str = ""
+    ) -> TrajectoryGroup:
+        """Run one episode per seed, all at once.
+
+        Raises:
+            WorkerBroken: the engine could not be brought back; nothing of the group is kept.
+            ValueError: no seeds, or an episode found its input impossible.
+        """
+        if not seeds:
+            raise ValueError(f"post {example.id}: a group needs at least one seed")
+        group_id = group_id or f"{example.id}-{seeds[0]:016x}"
+        images = _GroupImages(self._load_image)
+        trajectories = await _all_or_first_error(
+            [self._trajectory(example, seed, greedy, f"{group_id}.{index}", images) for index, seed in enumerate(seeds)]
+        )
+        return TrajectoryGroup(example, trajectories)
+
+    async def update_weights(self, params: Params, version: int) -> Mapping[str, float]:
+        """Give the engine new weights, over a rebuild if need be; returns seconds and bytes.
+
+        Raises:
+            WeightSyncError: the parameters cannot be handed over; the old weights still serve.
+            WorkerBroken: not even a fresh engine took them.
+        """
+        async with self._changing:
+            previous, self._weights = self._weights, (params, version)
+            engine = self._running()
+            begin = time.monotonic()
+            try:
+                return await engine.update_weights(params, version)
+            except EngineLost as lost:
+                await self._replace(lost)
+                return {"pause_s": 0.0, "load_s": time.monotonic() - begin, "bytes": 0.0}
+            except BaseException:
+                self._weights = previous
+                raise
+
+    async def stats(self) -> WorkerStats:
+        """How the worker stands."""
+        now, past = self._engine.stats if self._engine else EngineStats(), self._past
+        return WorkerStats(
+            name=self.name,
+            version=self._weights[1] if self._weights else 0,
+            running=now.running,
+            waiting=now.waiting,
+            trajectories=self._trajectories,
+            prompt_tokens=past.prompt_tokens + now.prompt_tokens,
+            generated_tokens=past.generated_tokens + now.generated_tokens,
+            prefix_queries=past.prefix_queries + now.prefix_queries,
+            prefix_hits=past.prefix_hits + now.prefix_hits,
+            preemptions=past.preemptions + now.preemptions,
+            rebuilds=self._rebuilds,
+        )
+
+    async def shutdown(self) -> None:
+        """Stop the engine."""
+        async with self._changing:
+            self._drop_engine()
+
+    # --- episodes --------------------------------------------------------------------------------
+
+    async def _trajectory(
+        self, example: Example, seed: int, greedy: bool, trajectory_id: str, images: _GroupImages
+    ) -> Trajectory:
+        for _ in range(self._max_rebuilds + 1):
+            engine = self._running()
+            policy = _EnginePolicy(engine, images, greedy)
+            try:
+                trajectory = await run_episode(
+                    example,
+                    policy=policy,
+                    codec=self._codec,
+                    search=self._search,
+                    limits=self._limits,
+                    seed=seed,
+                    trajectory_id=trajectory_id,
+                )
+            except EngineLost as lost:
+                await self._replace_once(engine, lost)
+                continue
+            policy.check_against(trajectory)
+            self._trajectories += 1
+            self._rebuilds_in_a_row = 0
+            return trajectory
+        raise WorkerBroken(
+            f"{self.name}: the engine was lost {self._max_rebuilds + 1} times while trajectory {trajectory_id} ran"
+        )
+
+    # --- the engine's life -----------------------------------------------------------------------
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise WorkerBroken(f"{self.name} has no running engine")
+        return self._engine
+
+    async def _replace_once(self, lost: Engine, reason: EngineLost) -> None:
+        """Replace `lost`; the many trajectories that saw it go find it replaced by the first."""
+        async with self._changing:
+            if self._engine is lost:
+                await self._replace(reason)
+
+    async def _replace(self, reason: EngineLost) -> None:
+        """Build a fresh engine with the current weights, under the lock.
+
+        Raises:
+            WorkerBroken: it was tried `max_rebuilds` times without a trajectory finishing in between.
+        """
+        if self._rebuilds_in_a_row >= self._max_rebuilds:
+            self._drop_engine()
+            raise WorkerBroken(f"{self.name}: engine lost again after {self._max_rebuilds} rebuilds") from reason
+        self._rebuilds += 1
+        self._rebuilds_in_a_row += 1
+        logger.warning("%s: rebuilding its engine (%s)", self.name, reason)
+        await self._bring_up()
+
+    async def _bring_up(self) -> None:
+        self._drop_engine()
+        engine = self._make_engine()
+        try:
+            await engine.start()
+            if self._weights is not None:
+                await engine.update_weights(*self._weights)
+        except EngineLost as error:
+            engine.shutdown()
+            raise WorkerBroken(f"{self.name}: a fresh engine did not come up: {error}") from error
+        except BaseException:
+            engine.shutdown()
+            raise
+        self._engine = engine
+
+    def _drop_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            for name in ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits", "preemptions"):
+                setattr(self._past, name, getattr(self._past, name) + getattr(engine.stats, name))
+            engine.shutdown()
+
+
+class _GroupImages:
+    """The pictures of one group: each is prepared once, in a thread, however many members show it."""
+
+    def __init__(self, load: Callable[[ImageRef], Image]) -> None:
+        self._load = load
+        self._tasks: dict[ImageRef, asyncio.Task[Image]] = {}
+
+    async def get(self, ref: ImageRef) -> Image:
+        """The picture `ref` as the model sees it."""
+        task = self._tasks.get(ref)
+        if task is None:
+            task = self._tasks[ref] = asyncio.create_task(asyncio.to_thread(self._load, ref))
+        return await asyncio.shield(task)  # one member's cancellation is not the others'
+
+
+class _EnginePolicy:
+    """`PolicyClient` over the worker's engine for one trajectory."""
+
+    def __init__(self, engine: Engine, images: _GroupImages, greedy: bool) -> None:
+        self._engine = engine
+        self._images = images
+        self._greedy = greedy
+        self._seen: tuple[int, ...] = ()
+
+    async def generate(
+        self, short_ids: Sequence[int], images: Sequence[ImageRef], *, max_tokens: int, seed: int
+    ) -> Completion:
+        """Prepare the images and sample."""
+        pictures = [await self._images.get(ref) for ref in images]
+        completion, prompt_ids = await self._engine.generate(
+            short_ids, pictures, max_tokens=max_tokens, seed=seed, greedy=self._greedy
+        )
+        self._seen = prompt_ids + completion.token_ids
+        return completion
+
+    def check_against(self, trajectory: Trajectory) -> None:
+        """Hold the record against what the engine saw up to its last token.
+
+        Raises:
+            RuntimeError: they differ, so log-probs and trained ids would not belong together.
+        """
+        recorded = tuple(trajectory.token_ids[: len(self._seen)])
+        if recorded == self._seen:
+            return
+        differing = (i for i, (ours, theirs) in enumerate(zip(recorded, self._seen, strict=False)) if ours != theirs)
+        at = next(differing, len(recorded))
+        raise RuntimeError(
+            f"trajectory {trajectory.id}: the codec's ids and the engine's expanded prompt differ from position {at} "
+            f"of {len(self._seen)}; codec and engine must use one image processor and the same pixel limits"
+        )
+
+
+async def _all_or_first_error(calls: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run all; when one fails, cancel the others, wait for them to be gone, and raise its error."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
