@@ -1,0 +1,105 @@
+"""Held-out evaluation during training: greedy episodes, strict scores and search behaviour.
+
+Knows nothing of how entities are matched (`score_posts` is handed in) nor where episodes run. Always
+holds: every post counts, a malformed or truncated episode as an empty answer; predicted boxes are scored
+in original pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sake_ray.data.images import processed_size, to_original
+from sake_ray.interfaces import RolloutClient
+from sake_ray.metrics import JsonlLog, mean, needs_search, search_metrics, trajectory_rows
+from sake_ray.trajectory import Trajectory
+from sake_ray.types import Answer, Box, Example, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One predicted entity of a post; `box` in original pixels, None when it claims not to be visible."""
+
+    text: str
+    type: str
+    box: Box | None
+
+
+ScorePosts = Callable[[Sequence[Sequence[Prediction]], Sequence[Example]], Mapping[str, float]]
+"""Predictions and examples, in order → `gmner_f1`, `mner_f1`, `eeg_f1`, … in 0..1."""
+
+
+def predictions(trajectory: Trajectory, *, min_pixels: int, max_pixels: int) -> list[Prediction]:
+    """The entities of the trajectory's answer, boxes scaled back to original pixels; [] without an answer."""
+    if trajectory.stop_reason is not StopReason.ANSWER:
+        return []
+    action = trajectory.turns[-1].action
+    assert isinstance(action, Answer)
+    image = trajectory.example.image
+    original = (image.width, image.height)
+    processed = processed_size(*original, min_pixels=min_pixels, max_pixels=max_pixels)
+    return [
+        Prediction(e.text, e.type, None if e.box is None else to_original(e.box, processed, original))
+        for e in action.entities
+    ]
+
+
+class GreedyEvaluator:
+    """Runs one greedy episode a post on the rollout pool and scores them all."""
+
+    def __init__(
+        self,
+        rollout: RolloutClient,
+        examples: Sequence[Example],
+        score_posts: ScorePosts,
+        *,
+        min_pixels: int,
+        max_pixels: int,
+        trajectory_log: JsonlLog | None = None,
+        on_post: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self._rollout = rollout
+        self._examples = list(examples)
+        self._score_posts = score_posts
+        self._pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        self._log = trajectory_log
+        self._on_post = on_post
+
+    async def evaluate(self, step: int) -> Mapping[str, float]:
+        """`eval/…` metrics: F1 over all posts, over those with never-seen entities, and search rates."""
+        done = 0
+
+        async def run(example: Example) -> Trajectory:
+            nonlocal done
+            group = await self._rollout.rollout(example, seeds=[0], greedy=True)
+            done += 1
+            self._on_post(done, len(self._examples))
+            if self._log is not None:
+                self._log.append(trajectory_rows([group], step, "eval"))
+            return group.trajectories[0]
+
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(run(example)) for example in self._examples]
+        return self.metrics([task.result() for task in running])
+
+    def metrics(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """The metrics of finished trajectories."""
+        slices = {
+            "": list(trajectories),
+            "_unseen": [t for t in trajectories if any(e.seen is False for e in t.example.entities)],
+            "_known": [t for t in trajectories if needs_search(t.example) is False],
+        }
+        metrics = {
+            "eval/answered": mean([t.stop_reason is StopReason.ANSWER for t in trajectories]),
+            "eval/posts": float(len(trajectories)),
+        }
+        for suffix, members in slices.items():
+            if not members:
+                continue
+            scores = self._score_posts([predictions(t, **self._pixels) for t in members], [t.example for t in members])
+            metrics |= {f"eval/{name}{suffix}": value for name, value in scores.items()}
+        return metrics | {
+            name.replace("search/", "eval/search_"): value for name, value in search_metrics(trajectories).items()
+        }
