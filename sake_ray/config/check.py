@@ -1,0 +1,112 @@
+"""Combinations of settings that cannot work, refused before anything starts.
+
+Knows nothing of how values were given. Always holds: each rule's message names the field to change, its value and a
+value that would do. Limits of a single field are in sections.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from sake_ray.config.config import Config
+from sake_ray.config.values import ConfigError, nearest, show
+
+# Estimators that compare the members of a group; alone in its group a trajectory has no advantage.
+_GROUP_ADVANTAGES = frozenset({"grpo", "grpo_passk", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "gpg"})
+_BACKENDS = ("tensorboard", "wandb")
+
+
+def check_combinations(config: Config) -> None:
+    """Refuse what cannot work together.
+
+    Raises:
+        ConfigError: naming field, value and what to write instead.
+    """
+    _check_paths(config)
+    _check_sizes(config)
+    _check_engines(config)
+    _check_training(config)
+
+
+def _refuse(field: str, value: object, why: str, instead: object = "") -> NoReturn:
+    """Raise; `instead` is the nearest value that would do, shown as a user would write it."""
+    hint = f"; nearest: {field}={show(instead)}" if instead != "" else ""
+    raise ConfigError(f"{field}={show(value)}: {why}{hint}")
+
+
+def _check_paths(config: Config) -> None:
+    search, path, resume = config.search, config.model.path, config.trainer.resume
+    folders = {
+        "data.root": config.data.root,
+        "data.image_dir": config.data.image_dir,
+        "prompts.dir": config.prompts.dir,
+        "search.root": search.root,
+    }
+    if search.provider == "offline":
+        if not search.cache:
+            why = "search.provider=offline reads it; nearest: search.cache=DIR or search.provider=local"
+            _refuse("search.cache", "", why)
+        folders["search.cache"] = search.cache
+    for field, folder in folders.items():
+        if folder and not Path(folder).is_dir():
+            _refuse(field, folder, "no such folder", _nearest_folder(Path(folder)))
+    looks_like_hub_name = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if path != "mini" and not looks_like_hub_name and not Path(path).is_dir():
+        why = "neither mini, nor a hub name like Qwen/Qwen2.5-VL-3B-Instruct, nor a folder"
+        _refuse("model.path", path, why, _nearest_folder(Path(path)))
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        _refuse("trainer.resume", resume, "must be auto, never or the folder of a checkpoint", "auto")
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The existing folder most like a missing one: its first missing part replaced by the likeliest sibling."""
+    for part, parent in zip((path, *path.parents), path.parents, strict=False):
+        if parent.is_dir():
+            siblings = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+            likely = nearest(part.name, siblings, cutoff=0.6)
+            return parent / likely[0] if likely else parent
+    return Path()
+
+
+def _check_sizes(config: Config) -> None:
+    data, episode, learner = config.data, config.episode, config.learner
+    if data.min_pixels > data.max_pixels:
+        why = f"exceeds data.max_pixels={data.max_pixels}"
+        _refuse("data.min_pixels", data.min_pixels, why, data.max_pixels)
+    if episode.max_turn_tokens > episode.max_tokens:
+        why = f"a turn exceeds the whole trajectory, episode.max_tokens={episode.max_tokens}"
+        _refuse("episode.max_turn_tokens", episode.max_turn_tokens, why, episode.max_tokens)
+    if learner.row_tokens > learner.micro_batch_tokens:
+        why = f"a row exceeds learner.micro_batch_tokens={learner.micro_batch_tokens}"
+        _refuse("learner.row_tokens", learner.row_tokens, why, learner.micro_batch_tokens)
+
+
+def _check_engines(config: Config) -> None:
+    rollout, rank_gpus = config.rollout, config.learner.gpus_per_rank
+    gpus, parallel = rollout.gpus_per_worker, rollout.tensor_parallel
+    if gpus > 1 and not gpus.is_integer():
+        _refuse("rollout.gpus_per_worker", gpus, "more than one GPU must be a whole number", int(gpus))
+    if parallel > max(1, gpus):
+        why = f"an engine has only rollout.gpus_per_worker={gpus:g}"
+        _refuse("rollout.tensor_parallel", parallel, why, max(1, int(gpus)))
+    if gpus > parallel:
+        why = f"an engine uses rollout.tensor_parallel={parallel} of them; the others would be idle"
+        _refuse("rollout.gpus_per_worker", gpus, why, parallel)
+    if rank_gpus > 1:
+        _refuse("learner.gpus_per_rank", rank_gpus, "a rank drives one GPU; take more learner.ranks", 1)
+
+
+def _check_training(config: Config) -> None:
+    algorithm, rollout, groups = config.algorithm, config.rollout, config.trainer.groups_per_step
+    if algorithm.advantage in _GROUP_ADVANTAGES and rollout.group_size < 2:
+        why = f"algorithm.advantage={algorithm.advantage} compares the members of a group"
+        _refuse("rollout.group_size", rollout.group_size, why, 2)
+    if config.learner.minibatches > groups:
+        why = f"more than the groups of a step, trainer.groups_per_step={groups}"
+        _refuse("learner.minibatches", config.learner.minibatches, why, groups)
+    for backend in filter(None, (name.strip() for name in config.tracking.backends.split(","))):
+        if backend not in _BACKENDS:
+            why = f"{backend!r} must be one of {', '.join(_BACKENDS)}"
+            _refuse("tracking.backends", config.tracking.backends, why, nearest(backend, _BACKENDS)[0])

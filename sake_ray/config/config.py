@@ -1,0 +1,65 @@
+"""The whole configuration of a job: one field a section, and what identifies it.
+
+Knows nothing of where the values came from. Always holds: immutable, every section checked, and `to_dict` holds only
+what JSON can carry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sake_ray.config import sections as s
+from sake_ray.config.values import Section
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections of a job; pass a component its section, not this."""
+
+    job: str = "job"
+    preset: str = "mini"
+    run: s.RunConfig = dataclasses.field(default_factory=s.RunConfig)
+    data: s.DataConfig = dataclasses.field(default_factory=s.DataConfig)
+    world: s.WorldConfig = dataclasses.field(default_factory=s.WorldConfig)
+    model: s.ModelConfig = dataclasses.field(default_factory=s.ModelConfig)
+    prompts: s.PromptsConfig = dataclasses.field(default_factory=s.PromptsConfig)
+    episode: s.EpisodeConfig = dataclasses.field(default_factory=s.EpisodeConfig)
+    search: s.SearchConfig = dataclasses.field(default_factory=s.SearchConfig)
+    reward: s.RewardConfig = dataclasses.field(default_factory=s.RewardConfig)
+    rollout: s.RolloutConfig = dataclasses.field(default_factory=s.RolloutConfig)
+    learner: s.LearnerConfig = dataclasses.field(default_factory=s.LearnerConfig)
+    algorithm: s.AlgorithmConfig = dataclasses.field(default_factory=s.AlgorithmConfig)
+    trainer: s.TrainerConfig = dataclasses.field(default_factory=s.TrainerConfig)
+    eval: s.EvalConfig = dataclasses.field(default_factory=s.EvalConfig)
+    tracking: s.TrackingConfig = dataclasses.field(default_factory=s.TrackingConfig)
+    sft: s.SftConfig = dataclasses.field(default_factory=s.SftConfig)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder: run.dir, or runs/<job>-<preset>."""
+        return Path(self.run.dir or f"runs/{self.job}-{Path(self.preset).stem}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"job": …, "preset": …, section: {field: value}}`, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def config_hash(self) -> str:
+        """12 hex digits over every setting but run.dir: two runs with one hash were asked for the same thing."""
+        content = self.to_dict()
+        del content["run"]["dir"]
+        return _digest(content)
+
+
+def section_hash(*parts: Section) -> str:
+    """12 hex digits over some sections, to name a cache by exactly what it depends on."""
+    return _digest({part.NAME: dataclasses.asdict(part) for part in parts})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

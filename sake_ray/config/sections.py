@@ -1,0 +1,232 @@
+"""Every setting of sake_ray, one frozen dataclass a component, with default, limits and meaning.
+
+Knows nothing of files, presets or the command line. Always holds: a component is given its own section, and a field
+says all a user needs to set it. docs/configuration.md is made from this file (`make docs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sake_ray.config.values import Section, setting
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class RunConfig(Section):
+    """Where a run writes, and its seed."""
+
+    NAME: ClassVar[str] = "run"
+    dir: str = setting("", "folder of the run; empty: runs/<job>-<preset>", is_path=True)
+    seed: int = setting(0, "seed of everything random in the run", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Which posts, and how their images are sized."""
+
+    NAME: ClassVar[str] = "data"
+    root: str = setting("", "folder of the data set; empty: the embedded MiniWorld", is_path=True)
+    task: str = setting("gmner", "entity types: the 4 of GMNER or the 51 of FMNERG", choices=("gmner", "fmnerg"))
+    subset: str = setting("all", "posts of one collection only", choices=("all", "twitter15", "twitter17"))
+    images: str = setting(
+        "files", "read pictures, or draw the gold boxes with labels in their place", choices=("files", "standin")
+    )
+    image_dir: str = setting("", "folder of the pictures; empty: images/ in data.root", is_path=True)
+    on_bad: str = setting("stop", "a bad gold row stops with file and line, or is counted", choices=("stop", "skip"))
+    min_pixels: int = setting(512 * 512, "smaller images are enlarged to this many pixels", low=28 * 28)
+    max_pixels: int = setting(672 * 672 * 2, "larger images are shrunk to this many pixels", low=28 * 28)
+    max_examples: int = setting(0, "use only the first so many training posts; 0: all", low=0)
+
+
+@dataclass(frozen=True)
+class WorldConfig(Section):
+    """MiniWorld, the embedded data set (used when data.root is empty)."""
+
+    NAME: ClassVar[str] = "world"
+    seed: int = setting(0, "seed the world is drawn from; the shipped base model knows world 0", low=0)
+    known: int = setting(24, "entities the base model was trained on", low=1)
+    long_tail: int = setting(48, "entities of the training posts that only a search reveals", low=1)
+    unseen: int = setting(24, "entities that occur only in held-out posts", low=1)
+    train_posts: int = setting(1024, "training posts", low=1)
+    dev_posts: int = setting(128, "development posts", low=1)
+    test_posts: int = setting(256, "test posts", low=1)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """The policy."""
+
+    NAME: ClassVar[str] = "model"
+    path: str = setting(
+        "mini", "mini: the shipped base model; else a Hugging Face folder or hub name", is_path=True
+    )  # fmt: skip
+    dtype: str = setting("float32", "number format the learner computes in", choices=DTYPES)
+
+
+@dataclass(frozen=True)
+class PromptsConfig(Section):
+    """The instructions the policy reads."""
+
+    NAME: ClassVar[str] = "prompts"
+    dir: str = setting("", "folder of your own prompt files; empty: the shipped ones", is_path=True)
+    set: str = setting("full", "which shipped set; compact suits a very small model", choices=("full", "compact"))
+
+
+@dataclass(frozen=True)
+class EpisodeConfig(Section):
+    """The limits of one episode."""
+
+    NAME: ClassVar[str] = "episode"
+    max_turns: int = setting(3, "policy turns; the last must be an answer", low=1)
+    text_searches: int = setting(1, "text searches allowed", low=0)
+    image_searches: int = setting(1, "image searches allowed", low=0)
+    max_queries: int = setting(5, "queries in one search", low=1)
+    max_tokens: int = setting(16384, "tokens of a whole trajectory, images and results included", low=64)
+    max_turn_tokens: int = setting(1024, "tokens the policy may write in one turn", low=8)
+    max_images: int = setting(8, "images in a trajectory, the post's own included", low=1)
+
+
+@dataclass(frozen=True)
+class SearchConfig(Section):
+    """The search tools and the workers that run them."""
+
+    NAME: ClassVar[str] = "search"
+    provider: str = setting(
+        "local", "local: MiniWorld's encyclopaedia; offline: a released search cache", choices=("local", "offline")
+    )
+    cache: str = setting("", "folder of the released search cache (provider=offline)", is_path=True)
+    root: str = setting("", "folder of the local encyclopaedia; empty: the data set's own", is_path=True)
+    matching: str = setting(
+        "strict",
+        "offline: strict finds nothing below search.threshold; release takes the nearest entry, however unlike",
+        choices=("strict", "release"),
+    )
+    threshold: float = setting(0.6, "likeness of query and cached query that counts as found", low=0.0, high=1.0)
+    images_per_query: int = setting(1, "reference images a query may return", low=0)
+    workers: int = setting(1, "search actors", low=1)
+    cpus_per_worker: float = setting(0.0, "CPUs reserved for each search actor; 0: shares what is free", low=0.0)
+    timeout_s: float = setting(30.0, "seconds a query may take, waiting included", above=0.0)
+    max_chars: int = setting(2000, "characters of a text result that are shown", low=1)
+
+
+@dataclass(frozen=True)
+class RewardConfig(Section):
+    """What an episode is worth (docs: method, Reward)."""
+
+    NAME: ClassVar[str] = "reward"
+    preset: str = setting("paper", "the paper's rule, or the released code's exactly", choices=("paper", "release"))
+    mode: str = setting("EM", "F1 of whole entities, or the mix of three F1 scores", choices=("EM", "MultiEM"))
+    f1_weight: float = setting(0.9, "weight of the F1", low=0.0)
+    format_weight: float = setting(0.1, "weight of a well-formed episode", low=0.0)
+    search_weight: float = setting(0.05, "cost of each search when the F1 reaches reward.gamma", low=0.0)
+    gamma: float = setting(0.9, "F1 from which searches cost", low=0.0, high=1.0)
+    iou_threshold: float = setting(0.5, "overlap from which a box is right", above=0.0, high=1.0)
+    workers: int = setting(1, "reward actors", low=1)
+    cpus_per_worker: float = setting(0.0, "CPUs reserved for each reward actor; 0: shares what is free", low=0.0)
+
+
+@dataclass(frozen=True)
+class RolloutConfig(Section):
+    """The inference engines and how they sample."""
+
+    NAME: ClassVar[str] = "rollout"
+    workers: int = setting(1, "rollout actors, one vLLM engine each", low=1)
+    group_size: int = setting(8, "trajectories sampled for each post", low=1)
+    temperature: float = setting(1.0, "sampling temperature in training", above=0.0)
+    top_p: float = setting(1.0, "nucleus sampling; 1: off", above=0.0, high=1.0)
+    max_num_seqs: int = setting(64, "trajectories an engine decodes at once", low=1)
+    cpus_per_worker: float = setting(1.0, "CPUs reserved for each engine", low=0.0)
+    gpus_per_worker: float = setting(0.0, "GPUs reserved for each engine", low=0.0)
+    tensor_parallel: int = setting(1, "GPUs one engine is spread over", low=1)
+    kv_cache_gib: int = setting(1, "KV cache of an engine on CPU, whole GiB", low=1)
+    gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory an engine takes", above=0.0, high=1.0)
+    dtype: str = setting("float32", "number format of the engine", choices=DTYPES)
+
+
+@dataclass(frozen=True)
+class LearnerConfig(Section):
+    """The ranks that train."""
+
+    NAME: ClassVar[str] = "learner"
+    ranks: int = setting(1, "learner actors the model is sharded over", low=1)
+    lr: float = setting(2e-6, "learning rate", above=0.0)
+    weight_decay: float = setting(0.0, "AdamW weight decay", low=0.0)
+    warmup_steps: int = setting(0, "steps over which the learning rate rises", low=0)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0.0)
+    micro_batch_tokens: int = setting(16384, "tokens a rank takes through forward and backward at once", low=64)
+    row_tokens: int = setting(16384, "tokens packed in a row; a longer trajectory has a row of its own", low=64)
+    logprob_chunk: int = setting(1024, "tokens whose vocabulary log-probs are held at once", low=1)
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    minibatches: int = setting(1, "optimiser steps each training step's groups are split into", low=1)
+    cpus_per_rank: float = setting(1.0, "CPUs reserved for each rank", low=0.0)
+    gpus_per_rank: float = setting(0.0, "GPUs reserved for each rank", low=0.0)
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig(Section):
+    """Advantages and loss."""
+
+    NAME: ClassVar[str] = "algorithm"
+    advantage: str = setting("grpo", "advantage estimator: a name in verl's registry (grpo, rloo, ...)")
+    loss: str = setting("vanilla", "policy loss: a name in verl's registry (vanilla, gspo, ...)")
+    clip_low: float = setting(0.2, "probability ratios are clipped below 1 - this", above=0.0, high=1.0)
+    clip_high: float = setting(0.2, "probability ratios are clipped above 1 + this", above=0.0)
+    clip_c: float = setting(3.0, "dual-clip bound for negative advantages", above=1.0)
+    kl_coef: float = setting(0.001, "weight of the KL to the cold-start policy; 0: off, and no reference kept", low=0.0)
+    kl_kind: str = setting("low_var_kl", "KL estimator: a name verl's kl_penalty knows")
+    is_cap: float = setting(2.0, "cap of the learner/engine probability ratio that weighs a token; 0: off", low=0.0)
+
+
+@dataclass(frozen=True)
+class TrainerConfig(Section):
+    """The training loop."""
+
+    NAME: ClassVar[str] = "trainer"
+    groups_per_step: int = setting(16, "posts (groups) a training step is made of", low=1)
+    total_steps: int = setting(200, "training steps", low=1)
+    max_staleness: int = setting(0, "policy versions a group may be behind; 0: strictly on-policy", low=0)
+    eval_every: int = setting(20, "steps between evaluations; 0: only at the end", low=0)
+    checkpoint_every: int = setting(20, "steps between checkpoints; 0: only at the end", low=0)
+    keep_checkpoints: int = setting(2, "newest checkpoints that are kept", low=1)
+    resume: str = setting("auto", "auto: from the run's newest checkpoint; never; or a checkpoint folder")
+    max_refill_rounds: int = setting(3, "times a step may fetch more groups for those without a signal", low=0)
+
+
+@dataclass(frozen=True)
+class EvalConfig(Section):
+    """Held-out evaluation."""
+
+    NAME: ClassVar[str] = "eval"
+    max_examples: int = setting(0, "evaluate on the first so many posts; 0: all", low=0)
+    split: str = setting("dev", "posts to evaluate on", choices=("dev", "test"))
+
+
+@dataclass(frozen=True)
+class TrackingConfig(Section):
+    """Where metrics go, beside the run's metrics.jsonl."""
+
+    NAME: ClassVar[str] = "tracking"
+    backends: str = setting("tensorboard", "comma-separated: tensorboard, wandb; empty: only metrics.jsonl")
+    project: str = setting("sake_ray", "project name shown by the backends")
+
+
+@dataclass(frozen=True)
+class SftConfig(Section):
+    """The cold start: supervised fine-tuning on checked trajectories."""
+
+    NAME: ClassVar[str] = "sft"
+    steps: int = setting(0, "optimiser steps; 0: as many as sft.epochs takes", low=0)
+    posts: int = setting(0, "posts to write trajectories for; 0: all", low=0)
+    lr: float = setting(1e-5, "learning rate", above=0.0)
+    warmup_ratio: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
+    epochs: int = setting(3, "passes over the trajectories", low=1)
+    batch_tokens: int = setting(16384, "tokens an optimiser step sees", low=64)
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    RunConfig, DataConfig, WorldConfig, ModelConfig, PromptsConfig, EpisodeConfig, SearchConfig, RewardConfig,
+    RolloutConfig, LearnerConfig, AlgorithmConfig, TrainerConfig, EvalConfig, TrackingConfig, SftConfig,
+)  # fmt: skip

@@ -1,0 +1,196 @@
+"""The configuration: what is given is what holds, and what cannot be is refused with field, value and a way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sake_ray.config import (
+    Config,
+    ConfigError,
+    RolloutConfig,
+    absolute_paths,
+    config_or_exit,
+    describe_plan,
+    load_config,
+    section_hash,
+)
+from sake_ray.config.load import FIELDS, preset_names
+from sake_ray.config.render import markdown
+from sake_ray.config.values import Value, show
+
+PROJECT = Path(__file__).parents[2]
+
+
+def load(*argv: str, defaults: Mapping[str, Value] | None = None) -> Config:
+    return load_config(argv, job="rl_twitter17", defaults=defaults)
+
+
+def test_command_line_wins_over_job_over_preset_over_default(tmp_path: Path) -> None:
+    preset = tmp_path / "own.yaml"
+    preset.write_text("rollout: {workers: 2, group_size: 4, top_p: 0.5}\n")
+    config = load(f"preset={preset}", "rollout.workers=6", defaults={"rollout.workers": 5, "rollout.group_size": 5})
+    assert (config.rollout.workers, config.rollout.group_size, config.rollout.top_p) == (6, 5, 0.5)
+    assert config.rollout.temperature == RolloutConfig().temperature
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_shipped_preset_is_valid_and_its_own_overrides_rebuild_it(preset: str) -> None:
+    config = load(f"preset={preset}")
+    overrides = [f"{key}={show(getattr(getattr(config, key.split('.')[0]), key.split('.')[1]))}" for key in FIELDS]
+    assert load(f"preset={preset}", *overrides) == config
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+@pytest.mark.parametrize("preset", ["qwen25vl_3b", "qwen25vl_7b"])
+def test_the_real_models_train_with_the_published_hyper_parameters(preset: str) -> None:
+    config = load(f"preset={preset}")
+    assert (config.rollout.group_size, config.trainer.groups_per_step, config.learner.lr) == (8, 16, 2e-6)
+    algorithm = config.algorithm
+    assert (algorithm.advantage, algorithm.clip_low, algorithm.clip_high, algorithm.kl_coef) == ("grpo", 0.2, 0.2, 1e-3)
+    assert (config.model.dtype, config.rollout.gpus_per_worker, config.learner.gpus_per_rank) == ("bfloat16", 1, 1)
+    assert (config.episode.max_turns, config.episode.text_searches, config.episode.image_searches) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("rollout.wrokers=3", ["rollout.wrokers=3", "rollout.workers"]),
+        ("groups_per_step=3", ["groups_per_step=3", "trainer.groups_per_step"]),
+        ("rollout=3", ["rollout=3", "rollout.workers"]),
+        ("--workers", ["--workers", "key=value", "rollout.workers"]),
+        ("preset=mini_fats", ["preset=mini_fats", "preset=mini_fast"]),
+        ("rollout.workers=three", ["rollout.workers=three", "whole number"]),
+        ("rollout.workers=1.5", ["rollout.workers=1.5", "whole number"]),
+        ("learner.lr=nan", ["learner.lr=nan", "finite"]),
+        ("learner.gradient_checkpointing=yes", ["true or false"]),
+        ("reward.mode=em", ["reward.mode=em", "EM, MultiEM", "nearest: reward.mode=EM"]),
+        ("rollout.workers=0", ["rollout.workers=0", "nearest: rollout.workers=1"]),
+        ("search.threshold=1.5", ["search.threshold=1.5", "nearest: search.threshold=1"]),
+        ("search.provider=offline", ["search.cache", "search.provider=offline", "search.cache=DIR"]),
+        ("data.root=sake_rya/presets", ["data.root=sake_rya/presets", "nearest: data.root=sake_ray"]),
+        ("model.path=./missing", ["model.path=./missing", "mini"]),
+        ("trainer.resume=yes", ["trainer.resume=yes", "trainer.resume=auto"]),
+        ("rollout.tensor_parallel=2", ["rollout.tensor_parallel=2", "gpus_per_worker=0"]),
+        ("rollout.gpus_per_worker=2", ["rollout.gpus_per_worker=2", "nearest: rollout.gpus_per_worker=1"]),
+        ("learner.gpus_per_rank=2", ["learner.gpus_per_rank=2", "learner.ranks"]),
+        ("rollout.group_size=1", ["rollout.group_size=1", "grpo", "nearest: rollout.group_size=2"]),
+        ("episode.max_turn_tokens=5000", ["episode.max_turn_tokens=5000", "max_tokens=4096"]),
+        ("learner.row_tokens=9000", ["learner.row_tokens=9000", "micro_batch_tokens"]),
+        ("learner.minibatches=17", ["learner.minibatches=17", "nearest: learner.minibatches=16"]),
+        ("data.min_pixels=2000000", ["data.min_pixels=2000000", "max_pixels"]),
+        ("tracking.backends=tensorboard,wnadb", ["wnadb", "nearest: tracking.backends=wandb"]),
+    ],
+)
+def test_what_cannot_be_is_refused_with_field_value_and_a_way_out(
+    argument: str, says: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    with pytest.raises(ConfigError) as caught:
+        load(argument)
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_a_single_trajectory_per_post_is_fine_without_group_advantages() -> None:
+    config = load("rollout.group_size=1", "algorithm.advantage=reinforce_plus_plus")
+    assert config.rollout.group_size == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rollout: {wrokers: 2}", "rollout.workers"),
+        ("rollout: 3", "field: value"),
+        ("- 1", "sections"),
+        ("rollout: {workers: [1, 2]}", "single value"),
+        ("rollout: {workers", "not readable as YAML"),
+        ("extends: {self}", "circle"),
+    ],
+)
+def test_a_broken_preset_is_named_with_its_fault(tmp_path: Path, text: str, says: str) -> None:
+    preset = tmp_path / "own.yaml"
+    preset.write_text(text.replace("{self}", str(preset)))
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(f"preset={preset}")
+    assert str(preset) in str(caught.value)
+
+
+@given(st.lists(st.one_of(st.text(max_size=40), st.builds("{}={}".format, st.sampled_from(list(FIELDS)), st.text()))))
+def test_any_arguments_give_a_config_or_a_config_error(arguments: list[str]) -> None:
+    arguments = [text for text in arguments if text not in {"-h", "--help", "--dry-run"}]
+    try:
+        config = load(*arguments)
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert isinstance(config, Config)
+
+
+def test_help_lists_every_field_with_value_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        load("--help", "rollout.workers=7")
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "rollout.workers=7" in text
+    for key, field in FIELDS.items():
+        assert f"{key}=" in text
+        assert field.metadata["help"] in text
+
+
+def test_dry_run_shows_the_actors_and_what_they_take(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        load("preset=qwen25vl_7b", "rollout.workers=12", "--dry-run")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert stopped.value.code == 0
+    assert ["rollout", "12", "4", "1"] in rows
+    assert ["reserved", "24", "72", "16"] in rows
+
+
+def test_mini_fits_on_two_cores() -> None:
+    plan = describe_plan(load("preset=mini"))
+    assert sum(row.count * row.cpus for row in plan) <= 2
+    assert sum(row.gpus for row in plan) == 0
+
+
+def test_the_plan_holds_only_the_pools_a_job_uses() -> None:
+    config = load_config([], job="sft_secot")
+    assert [row.actor for row in describe_plan(config)] == ["learner"]
+
+
+def test_a_wrong_setting_ends_a_script_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        config_or_exit(["rollout.workers=0"], job="evaluate")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == ("evaluate: rollout.workers=0: must be at least 1; nearest: rollout.workers=1\n")
+
+
+def test_the_hash_is_of_what_was_asked_for_and_not_of_where_it_is_written() -> None:
+    base = load()
+    assert base.config_hash == load("run.dir=/elsewhere").config_hash
+    assert base.config_hash != load("run.seed=1").config_hash
+    assert section_hash(base.rollout) == section_hash(RolloutConfig(max_num_seqs=128, top_p=1))
+
+
+def test_paths_are_made_absolute_for_a_job_that_runs_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "posts").mkdir()
+    given_ = ["data.root=posts", "run.dir=new", "preset=mini", "model.path=Qwen/Qwen2.5-VL-3B-Instruct", "run.seed=1"]
+    assert absolute_paths(given_, tmp_path) == [f"data.root={tmp_path}/posts", f"run.dir={tmp_path}/new", *given_[2:]]
+
+
+def test_sections_are_immutable_and_check_themselves() -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.workers"):
+        RolloutConfig(workers=-1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RolloutConfig().workers = 2  # type: ignore[misc]
+
+
+def test_the_configuration_page_is_current() -> None:
+    page = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == markdown(), "docs/configuration.md is out of date: run `make docs`"
