@@ -1,0 +1,152 @@
+"""From checked posts to `Example`: picks the subset, finds or stands in for the pictures, counts.
+
+Knows nothing of file formats. Always holds: an `Example` has a picture at its true size (or a stand-in),
+every gold box lies inside it, and its id is unique in the file; ids never lead out of the picture folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from sake_ray.data.gold import GoldPost, Size, check_inside
+from sake_ray.data.images import ImageError, image_size
+from sake_ray.data.problems import DataError, FieldError, LoadResult, OnBad, Problem, ProblemLog
+from sake_ray.data.twitter import SUBSETS, entity_types, subset_of
+from sake_ray.types import Example, ImageRef
+
+Images = Literal["files", "standin"]
+
+STANDIN_SIZE: Size = (640, 480)
+"""Size of a stand-in whose picture's size is not recorded, grown where gold boxes need more room."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to read a split; the names are those of the `data.` config section.
+
+    `image_dir` None means the folder `images` beside the data; `max_examples` 0 means all.
+    """
+
+    task: str = "gmner"
+    subset: str = "all"
+    images: Images = "files"
+    image_dir: Path | None = None
+    on_bad: OnBad = "stop"
+    max_examples: int = 0
+
+    def __post_init__(self) -> None:
+        entity_types(self.task)
+        if self.subset not in SUBSETS:
+            raise DataError(f"data.subset={self.subset!r} is not one of {', '.join(SUBSETS)}")
+        if self.images not in get_args(Images):
+            raise DataError(f"data.images={self.images!r} is not one of {', '.join(get_args(Images))}")
+        if self.max_examples < 0:
+            raise DataError(f"data.max_examples={self.max_examples} must be 0 (all) or more")
+
+
+def to_examples(posts: Iterable[GoldPost], log: ProblemLog, options: ReadOptions, image_dir: Path) -> LoadResult:
+    """Turn posts into examples; every post is checked, pictures are looked for only where one is kept.
+
+    Raises:
+        DataError: a problem under `on_bad="stop"`, no picture folder, or nothing left to use.
+    """
+    examples: list[Example] = []
+    seen: dict[str, int] = {}
+    counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
+    file = ""
+    for post in posts:
+        file = post.file
+        if post.id in seen:
+            log.add(Problem(file, post.line, "img_id", f"{post.id!r} was on line {seen[post.id]} already"))
+            continue
+        seen[post.id] = post.line
+        if options.subset != "all" and subset_of(post.id) != options.subset:
+            counts["other_subset"] += 1
+        elif options.max_examples and len(examples) >= options.max_examples:
+            counts["beyond_max"] += 1
+        else:
+            try:
+                examples.append(Example(post.id, post.text, _image(post, options, image_dir), post.entities))
+            except FieldError as error:
+                log.add(Problem(file, post.line, error.field, error.message))
+                continue
+            _count(counts, post, options)
+    counts["kept"], counts["skipped"] = len(examples), len(log.problems)
+    counts["posts"] = counts["kept"] + counts["skipped"] + counts["other_subset"] + counts["beyond_max"]
+    if log.problems:
+        logger.warning("%d of %d posts left out; the first: %s", counts["skipped"], counts["posts"], log.problems[0])
+    if not examples:
+        first = f"; the first problem: {log.problems[0]}" if log.problems else ""
+        read = f"{counts['posts']} posts read, {counts['other_subset']} outside data.subset={options.subset}"
+        raise DataError(f"{file or image_dir.parent}: no post to use ({read}){first}")
+    return LoadResult(tuple(examples), tuple(log.problems), dict(counts))
+
+
+_COUNTED = (
+    "posts",
+    "kept",
+    "skipped",
+    "other_subset",
+    "beyond_max",
+    "entities",
+    "boxes",
+    "without_size",
+    "boxes_unchecked",
+)
+
+
+def _count(counts: Counter[str], post: GoldPost, options: ReadOptions) -> None:
+    boxes = sum(len(entity.boxes) for entity in post.entities)
+    counts["entities"] += len(post.entities)
+    counts["boxes"] += boxes
+    if post.size is None:
+        counts["without_size"] += 1
+        counts["boxes_unchecked"] += boxes if options.images == "standin" else 0
+
+
+def _image(post: GoldPost, options: ReadOptions, image_dir: Path) -> ImageRef:
+    path = image_dir / post.image_name
+    if options.images == "standin":
+        return standin(post, path)
+    if post.image_data is None and not path.is_file():
+        if not image_dir.is_dir():
+            raise DataError(f"{image_dir}: no such folder, and the pictures are needed; {_FIX}")
+        raise FieldError("img_id", f"the picture {path} is missing; {_FIX}")
+    try:
+        size = image_size(path if post.image_data is None else post.image_data, name=str(path))
+    except ImageError as error:
+        raise FieldError("img_id", str(error)) from error
+    if post.size is not None and post.size != size:
+        recorded, real = "{} x {}".format(*post.size), "{} x {}".format(*size)
+        raise FieldError("image_size", f"recorded as {recorded}, but {path} is {real}: its boxes would be wrong")
+    for entity in post.entities:
+        for box in entity.boxes:
+            check_inside(box, size, f"region_box of {entity.text!r}")
+    return ImageRef(str(path), *size, data=post.image_data)
+
+
+_FIX = (
+    "put it there, say where it is with data.image_dir=FOLDER, or, for tests and benchmarks without pictures, "
+    "draw labelled boxes in its place with data.images=standin"
+)
+
+
+def standin(post: GoldPost, path: Path) -> ImageRef:
+    """A reference that draws the post's gold boxes, labelled, at the recorded size.
+
+    With no recorded size: `STANDIN_SIZE`, each side grown to the furthest gold box.
+    """
+    drawn = tuple(dict.fromkeys((box, entity.text) for entity in post.entities for box in entity.boxes))
+    if post.size is not None:
+        width, height = post.size
+    else:
+        width = max([STANDIN_SIZE[0], *(box.x2 for box, _ in drawn)])
+        height = max([STANDIN_SIZE[1], *(box.y2 for box, _ in drawn)])
+    return ImageRef(str(path), width, height, standin=drawn)
