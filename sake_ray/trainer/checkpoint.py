@@ -1,0 +1,214 @@
+"""Checkpoint folders that are whole or not there: written aside, listed by hash, renamed, pruned.
+
+Knows files only: nothing of models, Ray or what the state means. Always holds: `step-000012` exists only
+once every file in it is on disk and named with size and SHA-256 in its manifest; a folder still being
+written is called `tmp-…`; a checkpoint that does not match its manifest is never loaded, and falling
+back to an older one is logged as an error. State is JSON; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+FORMAT = 1
+LARGEST_JSON_BYTES = 256 * 2**20
+
+_STEP_FOLDER = re.compile(r"step-(\d{6,12})")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or is not fit to load; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint: its folder, its step, and the JSON state saved with it."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in one folder."""
+
+    def __init__(self, root: Path, keep: int = 2) -> None:
+        """Keep the newest `keep` checkpoints under `root` (created on the first write)."""
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
+        self.root = root
+        self.keep = keep
+
+    @contextlib.contextmanager
+    def begin(self, step: int, state: Mapping[str, Any]) -> Iterator[Path]:
+        """Write a checkpoint: fill the folder this gives; on leaving it becomes `step-…`, or nothing.
+
+        Works around `await` too: the body may wait for others to write into the folder.
+
+        Raises:
+            CheckpointError: this step already has a checkpoint, or the body wrote a reserved name.
+        """
+        final = self.root / f"step-{step:06d}"
+        if final.exists():
+            raise CheckpointError(f"{final} exists already; a checkpoint is never overwritten")
+        pending = self.root / f"tmp-{final.name}"
+        self._remove_leftovers()
+        pending.mkdir(parents=True)
+        try:
+            yield pending
+            for name in (MANIFEST, STATE):
+                if (pending / name).exists():
+                    raise CheckpointError(f"{pending / name}: this name is the checkpoint's own; write to another")
+            _write_json(pending / STATE, dict(state))
+            files = {p.relative_to(pending).as_posix(): _describe(p) for p in _files(pending)}
+            _write_json(pending / MANIFEST, {"format": FORMAT, "step": step, "files": files})
+            _sync_folders(pending)
+            pending.rename(final)
+            _sync(self.root)
+        except BaseException:
+            shutil.rmtree(pending, ignore_errors=True)
+            raise
+        self._prune()
+
+    def write(self, step: int, state: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]]) -> Path:
+        """Write a checkpoint of `state` and one subfolder per writer; return its folder."""
+        with self.begin(step, state) as folder:
+            for name, writer in writers.items():
+                (folder / name).mkdir(parents=True)
+                writer(folder / name)
+        return self.root / f"step-{step:06d}"
+
+    def find_latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None when there is none at all.
+
+        Raises:
+            CheckpointError: there are checkpoints and every one is damaged.
+        """
+        damaged: list[str] = []
+        for folder in reversed(self._complete()):
+            try:
+                found = load(folder)
+            except CheckpointError as error:
+                damaged.append(str(error))
+                log.error("%s; trying the checkpoint before it", error)
+                continue
+            if damaged:
+                log.error("resuming from the OLDER checkpoint %s: %d newer one(s) are damaged", folder, len(damaged))
+            return found
+        if damaged:
+            raise CheckpointError(
+                f"every checkpoint in {self.root} is damaged: {'; '.join(damaged)}. "
+                "Restore one, or start over with trainer.resume=never and another run.dir"
+            )
+        return None
+
+    def _complete(self) -> list[Path]:
+        """Folders named `step-…`, oldest first."""
+        if not self.root.is_dir():
+            return []
+        found = [(int(m[1]), p) for p in self.root.iterdir() if p.is_dir() and (m := _STEP_FOLDER.fullmatch(p.name))]
+        return [path for _, path in sorted(found)]
+
+    def _prune(self) -> None:
+        for folder in self._complete()[: -self.keep]:
+            # Renamed first: a removal that is cut short must not leave half a `step-…`.
+            doomed = folder.rename(self.root / f"tmp-old-{folder.name}")
+            shutil.rmtree(doomed)
+
+    def _remove_leftovers(self) -> None:
+        for folder in self.root.glob("tmp-*") if self.root.is_dir() else ():
+            log.warning("removing %s, left by a run that was cut off", folder)
+            shutil.rmtree(folder)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Check a checkpoint folder against its manifest and read its state.
+
+    Raises:
+        CheckpointError: no manifest, or a file is missing, extra, or of another size or hash.
+    """
+    manifest = _read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{folder / MANIFEST}: not a manifest of format {FORMAT}")
+    listed: dict[str, Any] = manifest["files"]
+    present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
+    present.pop(MANIFEST, None)
+    for name in sorted(listed.keys() | present.keys()):
+        if name not in present:
+            raise CheckpointError(f"checkpoint {folder}: {name} is missing")
+        if name not in listed:
+            raise CheckpointError(f"checkpoint {folder}: {name} is not in its manifest")
+        size = present[name].stat().st_size
+        if size != listed[name].get("size"):
+            raise CheckpointError(f"checkpoint {folder}: {name} has {size} bytes, not {listed[name].get('size')}")
+        if _hash(present[name]) != listed[name].get("sha256"):
+            raise CheckpointError(f"checkpoint {folder}: the content of {name} is not what was written (SHA-256)")
+    step = manifest.get("step")
+    if not isinstance(step, int):
+        raise CheckpointError(f"{folder / MANIFEST}: step {step!r} is not a number")
+    return Checkpoint(folder, step, _read_json(folder / STATE))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Size and hash of a file that is forced to disk first."""
+    _sync(path)
+    return {"size": path.stat().st_size, "sha256": _hash(path)}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folders(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            _sync(path)
+    _sync(folder)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=1, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_JSON_BYTES:
+            raise CheckpointError(f"{path}: larger than {LARGEST_JSON_BYTES} bytes, so it is no file of ours")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} is missing") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not an object")
+    return value
