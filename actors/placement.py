@@ -65,13 +65,20 @@ def engine_env(resources: Resources) -> dict[str, str]:
     return env
 
 
-def init_ray(*, num_cpus: int | None = None, temp_dir: Path | None = None, dashboard: bool = False) -> Path | None:
+def init_ray(
+    *,
+    num_cpus: int | None = None,
+    temp_dir: Path | None = None,
+    dashboard: bool = False,
+    python_path: Path | None = None,
+) -> Path | None:
     """Join the cluster this process was submitted to, or start one on this machine.
 
     Under `ray job submit` (or with RAY_ADDRESS set) the running cluster is used and the arguments do
     not apply. Otherwise a local one is started with its files in `temp_dir`, or in a new folder that
     is returned for the caller to remove; token authentication stays on, as Ray does it by default.
     `num_cpus` is what Ray believes it has: pass at least what the job's actors take together.
+    `python_path` is put on the actors' import path (for a project that is not installed).
 
     Raises:
         RuntimeError: Ray was already started in this process.
@@ -89,5 +96,6 @@ def init_ray(*, num_cpus: int | None = None, temp_dir: Path | None = None, dashb
         include_dashboard=dashboard,
         _temp_dir=str(made or temp_dir),
         log_to_driver=True,
+        runtime_env={"env_vars": {"PYTHONPATH": str(python_path)}} if python_path else None,
     )
     return made

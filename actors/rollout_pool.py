@@ -49,6 +49,7 @@ class WorkerSettings:
     prompts: Any
     min_pixels: int
     max_pixels: int
+    max_result_chars: int = 2_000
     weight_sync: str = "shm"
     max_rebuilds: int = 3
     resources: Resources = field(default_factory=Resources)
@@ -66,7 +67,9 @@ class RolloutActor(RolloutWorker):
         super().__init__(
             name,
             lambda: VllmEngine(settings.engine, sync),
-            ChatCodec.from_pretrained(settings.engine.model, prompts=settings.prompts, **pixels),
+            ChatCodec.from_pretrained(
+                settings.engine.model, prompts=settings.prompts, max_result_chars=settings.max_result_chars, **pixels
+            ),
             search,
             limits=settings.limits,
             load_image=functools.partial(processed_image, **pixels),

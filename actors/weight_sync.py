@@ -213,7 +213,7 @@ def _raw_bytes(value: Any) -> memoryview:
     """The bytes of an array or tensor, without a copy where it is contiguous."""
     import numpy as np
 
-    if not isinstance(value, np.ndarray):  # a torch tensor; numpy has no bfloat16, so by way of bytes
+    if not isinstance(value, np.ndarray | np.generic):  # a torch tensor; numpy has no bfloat16, so by way of bytes
         import torch
 
         value = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
