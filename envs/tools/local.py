@@ -203,13 +203,13 @@ def title_key(title: str) -> str:
 
 
 def fts_words(query: str) -> str:
-    """An FTS5 expression for the words of any text: each quoted, any of them may match; "" without words.
+    """An FTS5 expression for the telling words of any text: each quoted, any may match; "" without any.
 
     Only letters, digits and underscores come through, and always in quotes, so `AND`, `NEAR`, `*`, `:`
     and quotes in a query have no meaning to FTS5.
     """
     words = list(dict.fromkeys(_WORD.findall(title_key(query))))
-    telling = [word for word in words if word not in _QUESTION_WORDS] or words
+    telling = [word for word in words if word not in _QUESTION_WORDS]
     return " OR ".join(f'"{word}"' for word in telling[:MAX_QUERY_WORDS])
 
 

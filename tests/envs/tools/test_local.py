@@ -1,0 +1,132 @@
+"""The local encyclopaedia: what is found for a query, that any query is harmless, and what a broken folder says."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from envs.tools.local import INDEX_NAME, Article, LocalIndexError, LocalSearchTool, build_local_index, fts_words
+
+
+def picture(width: int, height: int = 5, form: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (width, height)).save(data, form)
+    return data.getvalue()
+
+
+ARTICLES = (
+    Article("Bakedo", "Bakedo is a PER , a red circle", (picture(11), picture(12, form="JPEG"))),
+    Article("Radio Bakedo", "Radio Bakedo is an ORG named after Bakedo Bakedo Bakedo", (picture(13),)),
+    Article("Zürich", "a city on a lake"),
+    Article("The Who", "a band from London"),
+)
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSearchTool]:
+    root = tmp_path_factory.mktemp("world")
+    assert build_local_index(root, ARTICLES) == len(ARTICLES)
+    tool = LocalSearchTool(root, images_per_query=2)
+    yield tool
+    tool.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("bakedo", ARTICLES[0].text),
+        ("  RADIO   bakedo ", ARTICLES[1].text),
+        ("what is Radio Bakedo ?", ARTICLES[1].text),
+        ("zurich lake", ARTICLES[2].text),
+        ("the who", ARTICLES[3].text),
+        ("london", ARTICLES[3].text),
+    ],
+)
+async def test_the_exact_title_wins_then_the_best_words(tool: LocalSearchTool, query: str, text: str) -> None:
+    (result,) = await tool.search_text("any post", [query])
+    assert (result.query, result.status, result.text) == (query, "success", text)
+
+
+@pytest.mark.parametrize("query", ["Nobody", "what is it ?", "???", ""])
+async def test_nothing_found_is_no_result(tool: LocalSearchTool, query: str) -> None:
+    (result,) = await tool.search_text("any post", [query])
+    assert (result.status, result.text) == ("no_result", "")
+
+
+async def test_images_are_those_of_the_article(tool: LocalSearchTool) -> None:
+    bakedo, zurich, nobody = await tool.search_images("any post", ["Bakedo", "Zürich", "Nobody"])
+    assert [(image.width, image.height) for image in bakedo.images] == [(11, 5), (12, 5)]
+    assert [Path(image.path).name for image in bakedo.images] == ["000001_0.png", "000001_1.jpg"]
+    assert (zurich.status, nobody.status) == ("no_result", "no_result")
+
+
+async def test_texts_and_pictures_are_bounded(tmp_path: Path) -> None:
+    build_local_index(tmp_path, ARTICLES)
+    tool = LocalSearchTool(tmp_path, images_per_query=1, max_chars=6)
+    assert (await tool.search_text("", ["Bakedo"]))[0].text == "Bakedo"
+    assert len((await tool.search_images("", ["Bakedo"]))[0].images) == 1
+    tool.close()
+
+
+@given(
+    st.text(max_size=40)
+    | st.lists(st.sampled_from(["a", '"', "*", ":^()-+{}", "NEAR", "AND", "title", "\0", "_", "\ud800", "½"])).map(
+        " ".join
+    )
+)
+def test_any_query_is_answered_and_never_read_as_syntax(tool: LocalSearchTool, query: str) -> None:
+    (result,) = asyncio.run(tool.search_text("any post", [query]))
+    assert result.status in ("success", "no_result")
+
+
+def test_operators_in_a_query_are_words() -> None:
+    assert fts_words('ada" OR title:*') == '"ada" OR "title"'
+    assert fts_words("what is Ada") == '"ada"'
+    assert fts_words("x " * 1_000) == '"x"'
+
+
+async def test_a_rebuilt_index_replaces_the_old_one(tmp_path: Path) -> None:
+    build_local_index(tmp_path, [Article("Old", "old", (picture(3),))])
+    build_local_index(tmp_path, [Article("New", "new", (picture(4),))])
+    tool = LocalSearchTool(tmp_path)
+    old, new = await tool.search_images("", ["Old", "New"])
+    assert (old.status, [image.width for image in new.images]) == ("no_result", [4])
+    tool.close()
+
+
+@pytest.mark.parametrize("article", [Article("", "x"), Article("x", " "), Article("x", "x", (b"GIF89a",))])
+def test_a_bad_article_leaves_no_index(tmp_path: Path, article: Article) -> None:
+    with pytest.raises(ValueError, match="article 2"):
+        build_local_index(tmp_path, [ARTICLES[2], article])
+    with pytest.raises(LocalIndexError, match="no such index"):
+        LocalSearchTool(tmp_path)
+
+
+async def test_broken_folders_say_so(tmp_path: Path) -> None:
+    index = tmp_path / INDEX_NAME
+    index.write_bytes(b"no database at all" * 100)
+    with pytest.raises(LocalIndexError, match="cannot be read"):
+        LocalSearchTool(tmp_path)
+    index.unlink()
+    sqlite3.connect(index).close()
+    with pytest.raises(LocalIndexError, match="index format 0"):
+        LocalSearchTool(tmp_path)
+
+
+async def test_a_picture_path_cannot_leave_the_folder(tmp_path: Path) -> None:
+    build_local_index(tmp_path, ARTICLES[:1])
+    with sqlite3.connect(tmp_path / INDEX_NAME) as database:
+        database.execute("UPDATE picture SET file = '../../secret.png'")
+    database.close()
+    tool = LocalSearchTool(tmp_path)
+    with pytest.raises(LocalIndexError, match="leads out of"):
+        await tool.search_images("", ["Bakedo"])
+    tool.close()

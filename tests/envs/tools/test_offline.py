@@ -1,0 +1,153 @@
+"""The released search cache: parity with the released tool, strict matching, and refusal of broken or unsafe caches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from envs.tools.offline import Asked, OfflineSearchTool, read_queries, similarity
+from envs.tools.search_cache import SearchCacheError
+from sake_ray.types import SearchKind
+
+SHARED = Path(__file__).parents[4] / "shared"
+GOLDEN = SHARED / "golden" / "search_cache_cases.json"
+SAMPLE = SHARED / "data" / "search_cache_sample"
+
+
+def write_cache(root: Path, text: Any = (), image: Any = ()) -> Path:
+    for kind, rows in (("text", text), ("image", image)):
+        folder = root / f"{kind}_search"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"p1_{kind}_search.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    return root
+
+
+def text_row(query: str, summary: str = "about it", status: str = "success") -> dict[str, Any]:
+    return {"query": query, "status": status, "result": {"summary": summary}}
+
+
+def image_row(query: str, *paths: str, graph: str | None = None) -> dict[str, Any]:
+    images = [{"path": path} for path in paths]
+    return {"query": query, "status": "success", "result": {"images": images}, "kg_image_path": graph}
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="the golden vectors are not beside the project")
+def test_release_matching_equals_the_released_tool() -> None:
+    tool = OfflineSearchTool(SAMPLE, matching="release")
+    cases = json.loads(GOLDEN.read_text())
+    assert len(cases) == 25
+    for case in cases:
+        asked = read_queries(case["queries"])
+        for kind in SearchKind:
+            found = tool.find(kind, case["img_id"], asked)
+            assert [tool.as_released(kind, item) for item in found] == case[kind.value], case["queries"]
+
+
+async def test_strict_matching_wants_the_threshold(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path, [text_row("Ada Lovelace"), text_row("Paris", "a city")])
+    strict = await OfflineSearchTool(cache).search_text("p1", ["paris", "Pa", "ada lovelace?"])
+    assert [(r.query, r.status, r.text) for r in strict] == [
+        ("Paris", "success", "a city"),
+        ("Pa", "no_result", ""),
+        ("Ada Lovelace", "success", "about it"),
+    ]
+    nearest = await OfflineSearchTool(cache, matching="release").search_text("p1", ["Pa"])
+    assert [r.query for r in nearest] == ["Paris"]
+    assert (await OfflineSearchTool(cache).search_text("p2", ["paris"]))[0].status == "no_result"
+
+
+async def test_an_entry_answers_one_query_and_a_failed_one_is_no_result(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path, [text_row("Paris"), text_row("Ada", "No information", "failure")])
+    results = await OfflineSearchTool(cache).search_text("p1", ["Paris", "paris", "Ada"])
+    assert [(r.query, r.status) for r in results] == [("Paris", "success"), ("Ada", "no_result")]
+
+
+async def test_images_come_graph_first_existing_only_at_most_k(tmp_path: Path) -> None:
+    rows = [image_row("Ada", "images/gone.png", "images/a.png", "images/b.png", graph="images/kg.png")]
+    cache = write_cache(tmp_path, image=[*rows, image_row("Bob", "images/gone.png", graph="images/gone.png")])
+    (tmp_path / "images").mkdir()
+    for index, name in enumerate(("a", "b", "kg")):
+        Image.new("RGB", (10 + index, 5)).save(tmp_path / "images" / f"{name}.png")
+    ada, bob = await OfflineSearchTool(cache).search_images("p1", ["Ada", "Bob"])
+    assert [(Path(i.path).name, i.width) for i in ada.images] == [("kg.png", 12), ("a.png", 10)]
+    assert (bob.status, bob.images) == ("no_result", ())
+
+
+@pytest.mark.parametrize("img_id", ["../p1", "", ".p1", "a/b", "p1\0", "x" * 200, "p1\n"])
+def test_ids_never_leave_the_cache(tmp_path: Path, img_id: str) -> None:
+    with pytest.raises(SearchCacheError, match="img_id"):
+        OfflineSearchTool(write_cache(tmp_path)).find(SearchKind.TEXT, img_id, [Asked("a")])
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "images/../../x.png", "link/x.png", "a\0b", ""])
+@pytest.mark.parametrize("graph", [False, True])
+def test_paths_in_the_cache_never_leave_it(tmp_path: Path, path: str, graph: bool) -> None:
+    row = image_row("Ada", graph=path) if graph else image_row("Ada", path)
+    cache = write_cache(tmp_path / "cache", image=[row])
+    (cache / "link").symlink_to(tmp_path)
+    with pytest.raises(SearchCacheError, match=r"p1_image_search\.json.*(path|kg_image_path)"):
+        OfflineSearchTool(cache).find(SearchKind.IMAGE, "p1", [Asked("Ada")])
+
+
+@pytest.mark.parametrize(
+    ("rows", "field"),
+    [
+        ("{not json", "p1_text_search"),
+        ("[" * 100_000, "p1_text_search"),
+        ({}, "must hold a list"),
+        ([3], r"\[0\]: must be an object"),
+        ([{"status": "success", "result": {"summary": ""}}], r"\[0\]\.query: is missing"),
+        ([text_row("ok"), {**text_row("a"), "status": None}], r"\[1\]\.status: must be a string, is null"),
+        ([{**text_row("a"), "result": []}], r"\[0\]\.result: must be an object, is a list"),
+        ([{**text_row("a"), "result": {}}], r"\[0\]\.result\.summary: is missing"),
+    ],
+)
+def test_a_broken_cache_file_is_an_error_naming_file_and_field(tmp_path: Path, rows: Any, field: str) -> None:
+    tool = OfflineSearchTool(write_cache(tmp_path, rows))
+    with pytest.raises(SearchCacheError, match=field) as error:
+        asyncio.run(tool.search_text("p1", ["a"]))
+    assert "p1_text_search.json" in str(error.value)
+
+
+def test_a_picture_that_is_none_is_an_error_naming_it(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path, image=[image_row("Ada", "broken.png")])
+    (cache / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        asyncio.run(OfflineSearchTool(cache).search_images("p1", ["Ada"]))
+
+
+def test_settings_are_checked_before_any_search(tmp_path: Path) -> None:
+    with pytest.raises(SearchCacheError, match=r"search\.cache"):
+        OfflineSearchTool(tmp_path)
+    with pytest.raises(ValueError, match=r"search\.matching"):
+        OfflineSearchTool(write_cache(tmp_path), matching="loose")
+    with pytest.raises(ValueError, match=r"search\.threshold"):
+        OfflineSearchTool(tmp_path, threshold=1.5)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "wanted"),
+    [(2, 2), ("3", 3), (99, 99), (0, 1), (-1, 1), ("x", 1), (None, 1), (True, 1), (2.5, 1), ([], 1)],
+)
+def test_top_k_is_read_as_models_write_it(top_k: object, wanted: int) -> None:
+    assert read_queries([{"query": "a", "top_k": top_k}, "b"]) == [Asked("a", wanted), Asked("b", 1)]
+
+
+@pytest.mark.parametrize("queries", [{}, "a", [3], [{}], [{"query": None, "q": "a"}]])
+def test_queries_of_another_form_are_refused(queries: object) -> None:
+    with pytest.raises(ValueError, match="queries"):
+        read_queries(queries)
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_similarity_is_a_share_and_ignores_case_and_blanks(a: str, b: str) -> None:
+    assert 0.0 <= similarity(a, b) <= 1.0
+    assert similarity(f"  {a} ", b) == similarity(a, b)
+    assert similarity(a, a) == 1.0
