@@ -227,6 +227,7 @@ class VllmEngine:
 
     async def _run(self, prompt: dict[str, Any], sampling: Any) -> Any:
         """The final output of one request. Cancelling this call cancels the request in the engine."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         output: Any = None
@@ -237,6 +238,8 @@ class VllmEngine:
         except EngineDeadError as error:
             self._give_up("its EngineCore process died")
             raise EngineLost("the engine's EngineCore process died") from error
+        except VLLMClientError as error:  # the request's fault; the engine goes on
+            raise ValueError(f"the engine refused a request: {error}") from error
         except TimeoutError as error:
             self._give_up("it stopped answering")
             raise EngineLost(f"the engine gave no answer in {self.config.request_timeout_s:.0f} s") from error

@@ -156,7 +156,9 @@ async def test_a_bug_goes_through_at_once_and_a_cancelled_group_is_cancelled_in_
         with pytest.raises(KeyError, match="a bug of ours"):
             await scene.pool.rollout(example("bug"), seeds=[1])
         task = asyncio.create_task(scene.pool.rollout(example("slow"), seeds=[2]))
-        while len(await scene.runs()) < 2:
+        for _ in range(200):
+            if len(await scene.runs()) == 2:
+                break
             await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -56,10 +56,10 @@ class Searches:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
-        self.asked = 0
+        self.asked = asyncio.Event()
 
     async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
-        self.asked += 1
+        self.asked.set()
         await self.gate.wait()
         return Observation(SearchKind.TEXT, (QueryResult("q", "success", "found"),))
 
@@ -134,8 +134,7 @@ async def test_a_trajectory_that_waits_for_its_search_does_not_hold_up_the_other
     await worker.start()
     search.gate.clear()
     waiting = asyncio.create_task(worker.rollout_group(EXAMPLE, [1]))
-    while not search.asked:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(search.asked.wait(), 5)
     engine.script = lambda turn: ANSWER
     done = await asyncio.wait_for(worker.rollout_group(EXAMPLE, [2, 3]), 5)
     assert len(done.trajectories) == 2 and not waiting.done()

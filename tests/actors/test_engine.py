@@ -1,0 +1,227 @@
+"""The real vLLM against plain transformers: log-probs, seeds, stops, bans, and weights replaced in place.
+
+One actor hosts every engine of this file (importing vLLM is most of an engine's start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from actors.placement import Resources, actor_options, engine_env
+from actors.vllm_engine import STOP_STRINGS, VISION_TOKENS, EngineConfig, EngineLost, VllmEngine
+from actors.weight_sync import ShmWeightSync, WeightSyncError
+from sake_ray.types import Completion
+from tests.tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.integration
+
+CPU = Resources(cpus=1)
+SIZES = ((112, 84), (56, 140), (84, 84), (196, 56))
+GREEDY = {"max_tokens": 24, "seed": 0, "greedy": True}
+
+
+class EngineHost:
+    """Engines by name in one process, driven as a worker drives its own."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, VllmEngine] = {}
+
+    async def start(self, key: str, config: EngineConfig) -> None:
+        self.engines[key] = VllmEngine(config, ShmWeightSync(bucket_bytes=200_000))
+        await self.engines[key].start()
+
+    async def generate(
+        self, key: str, requests: Sequence[tuple[list[int], list[Any], dict[str, Any]]]
+    ) -> list[tuple[Completion, tuple[int, ...]]]:
+        import asyncio
+
+        engine = self.engines[key]
+        return list(await asyncio.gather(*(engine.generate(ids, pictures, **kw) for ids, pictures, kw in requests)))
+
+    async def update(self, key: str, params: dict[str, Any], version: int) -> tuple[dict[str, float], str]:
+        timings = await self.engines[key].update_weights(params, version)
+        return dict(timings), await self.engines[key].weight_version()
+
+    async def stats(self, key: str) -> Any:
+        return self.engines[key].stats
+
+    async def stop_at(self, key: str, stop: tuple[str, ...]) -> None:
+        self.engines[key].config = replace(self.engines[key].config, stop=stop)
+
+    async def stop(self, key: str) -> None:
+        self.engines.pop(key).shutdown()
+
+
+@dataclass
+class Bench:
+    """The engine under test, its model's folder, and prompts for it."""
+
+    host: Any
+    folder: Path
+    tokenizer: Any
+
+    def get(self, method: str, *args: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self.host, method).remote(*args), timeout=300)
+
+    def one(self, ids: list[int], pictures: list[Any], key: str = "main", **options: Any) -> Any:
+        return self.get("generate", key, [(ids, pictures, options)])[0]
+
+    def prompt(self, text: str = "Find every named entity of the post") -> list[int]:
+        turn = f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
+        return list(self.tokenizer.encode(turn, add_special_tokens=False))
+
+    def greedy(self, key: str) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        answers = self.get("generate", key, [(self.prompt(), [picture(i)], GREEDY) for i in range(4)])
+        return [(completion.token_ids, completion.logprobs) for completion, _ in answers]
+
+
+def picture(index: int) -> Image.Image:
+    width, height = SIZES[index % len(SIZES)]
+    return Image.fromarray(np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def bench(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    import ray
+    from transformers import AutoTokenizer
+
+    folder = make_tiny_model(tmp_path_factory.mktemp("model"))
+    host = ray.remote(EngineHost).options(**actor_options("engine-test", CPU, engine_env(CPU))).remote()
+    bench = Bench(host, folder, AutoTokenizer.from_pretrained(folder))
+    bench.get("start", "main", EngineConfig(str(folder), max_model_len=2048, kv_cache_gib=0.25))
+    yield bench
+    ray.kill(host)
+
+
+def test_logprobs_of_a_multi_turn_multi_image_episode_equal_transformers(bench: Bench) -> None:
+    short, pictures, expanded, sampled = bench.prompt(), [picture(0)], (), []
+    for turn in range(4):
+        completion, prompt = bench.one(short, pictures, max_tokens=30, seed=turn)
+        assert prompt[: len(expanded)] == expanded, "a later turn must begin with what was sampled, untouched"
+        sampled.append((len(prompt), completion))
+        expanded = prompt + completion.token_ids
+        short = [*short, *completion.token_ids, *bench.prompt(f"result {turn} of the search")]
+        pictures.append(picture(turn + 1))
+    reference = transformers_logprobs(bench.folder, expanded, pictures[:-1])
+    differences = [
+        abs(reference[start - 1 + offset] - logprob)
+        for start, completion in sampled
+        for offset, logprob in enumerate(completion.logprobs)
+    ]
+    assert len(differences) > 60
+    assert max(differences) <= 1e-5
+    stats = bench.get("stats", "main")
+    assert stats.prefix_hits > 0 and stats.generated_tokens >= len(differences)
+
+
+def test_a_seed_gives_the_same_tokens_alone_and_in_any_batch(bench: Bench) -> None:
+    requests = [(bench.prompt(), [picture(i)], {"max_tokens": 40, "seed": 100 + i}) for i in range(24)]
+    together = bench.get("generate", "main", requests)
+    for index in (0, 7, 23):
+        ids, pictures, options = requests[index]
+        alone, _ = bench.one(ids, pictures, **options)
+        assert alone.token_ids == together[index][0].token_ids
+        assert np.allclose(alone.logprobs, together[index][0].logprobs, atol=1e-5)
+    assert len({completion.token_ids for completion, _ in together}) == 24
+
+
+def test_sampling_ends_at_a_stop_string_which_stays_in_text_and_ids(bench: Bench) -> None:
+    free, _ = bench.one(bench.prompt(), [picture(0)], max_tokens=40, seed=5)
+    stop = bench.tokenizer.decode(free.token_ids[10:12])
+    bench.get("stop_at", "main", (stop,))
+    cut, _ = bench.one(bench.prompt(), [picture(0)], max_tokens=40, seed=5)
+    bench.get("stop_at", "main", STOP_STRINGS)
+    assert cut.finish_reason == "stop" and cut.text.endswith(stop)
+    assert cut.token_ids == free.token_ids[: len(cut.token_ids)] and len(cut.logprobs) == len(cut.token_ids)
+    assert free.finish_reason == "length"
+
+
+def test_vision_tokens_are_never_sampled(bench: Bench) -> None:
+    banned = set(bench.tokenizer.convert_tokens_to_ids(list(VISION_TOKENS)))
+    requests = [(bench.prompt(), [picture(i)], {"max_tokens": 200, "seed": i}) for i in range(32)]
+    answers = bench.get("generate", "main", requests)
+    sampled = [token for completion, _ in answers for token in completion.token_ids]
+    assert len(sampled) > 3000 and not banned & set(sampled)
+
+
+def test_impossible_requests_are_refused_and_leave_the_engine_alone(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        bench.one(bench.prompt(), [picture(0)], max_tokens=0, seed=0)
+    with pytest.raises(ValueError, match="9 images in a request"):
+        bench.one(bench.prompt(), [picture(0)] * 9, max_tokens=1, seed=0)
+    with pytest.raises(ValueError, match="refused a request"):
+        bench.one(bench.prompt() * 500, [picture(0)] * 8, max_tokens=1, seed=0)
+    assert bench.one(bench.prompt(), [picture(0)], max_tokens=1, seed=0)[0].token_ids
+
+
+def test_after_two_updates_the_engine_equals_a_fresh_one_and_a_torn_update_never_serves(
+    bench: Bench, tmp_path: Path
+) -> None:
+    before = bench.greedy("main")
+    for version in (1, 2):
+        params = perturbed(bench.folder, tmp_path / "new", seed=version)
+        timings, reported = bench.get("update", "main", params, version)
+        assert reported == str(version) and timings["bytes"] > 1_000_000
+    assert "lm_head.weight" not in params, "tied: the head comes with the embedding"
+    bench.get("start", "fresh", EngineConfig(str(tmp_path / "new"), max_model_len=2048, kv_cache_gib=0.25))
+    updated, fresh = bench.greedy("main"), bench.greedy("fresh")
+    assert [ids for ids, _ in updated] == [ids for ids, _ in fresh]
+    assert [logprobs for _, logprobs in updated] == [logprobs for _, logprobs in fresh]
+    assert updated != before
+    assert bench.one(bench.prompt(), [picture(0)], max_tokens=2, seed=0)[0].policy_version == 2
+
+    with pytest.raises(WeightSyncError, match="no parameters"):
+        bench.get("update", "fresh", {}, 3)
+    assert bench.greedy("fresh") == fresh, "refused before it began: the old weights go on serving"
+    params.popitem()
+    with pytest.raises(EngineLost, match="lacks 1 of"):
+        bench.get("update", "fresh", params, 3)
+    with pytest.raises(EngineLost, match="out of use"):
+        bench.greedy("fresh")
+    bench.get("stop", "fresh")
+
+
+def transformers_logprobs(folder: Path, ids: Sequence[int], pictures: Sequence[Any]) -> list[float]:
+    """Log-prob of each token after the first, from one plain float32 forward pass."""
+    import torch
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(folder)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    images = processor.image_processor(images=list(pictures), return_tensors="pt")
+    tokens = torch.tensor([list(ids)])  # (1, tokens)
+    with torch.no_grad():
+        logits = model(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            mm_token_type_ids=(tokens == model.config.image_token_id).int(),
+            use_cache=False,
+            **images,
+        ).logits
+    logprobs = torch.log_softmax(logits[0, :-1].float(), -1).gather(-1, tokens[0, 1:, None])[:, 0]
+    return [float(value) for value in logprobs]
+
+
+def perturbed(folder: Path, target: Path, seed: int) -> dict[str, Any]:
+    """The model with noise on every parameter: written to `target`, and returned as the learner gives it."""
+    import torch
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(target)
+    AutoProcessor.from_pretrained(folder).save_pretrained(target)
+    return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+
