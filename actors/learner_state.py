@@ -1,0 +1,133 @@
+"""What a learner writes and reads: sharded checkpoints, full parameters, Hugging Face folders.
+
+Knows nothing of batches, losses or when to save. Always holds: a checkpoint is torch DCP in safetensors
+files (no pickle), so any number of ranks can load what any other number wrote; parameters carry their
+Hugging Face names, and a tied head occurs once, as the embedding. Every function is a collective: all
+ranks call it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from actors.packed_model import PackedModel
+
+FORMAT = 1
+FACTS = "learner.json"
+SHARDS = "shards"
+_PREFIX = "hf."
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def full_params(model: PackedModel) -> dict[str, torch.Tensor]:
+    """Hugging Face name → whole float32 parameter on the CPU; empty on ranks other than 0."""
+    whole: dict[str, torch.Tensor] = {}
+    for name, parameter in _named(model).items():
+        value = parameter.detach()
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        if dist.get_rank() == 0:
+            # A copy: with one rank the whole parameter is the live one, which the next step changes.
+            whole[name] = value.to("cpu", copy=True)
+    return whole
+
+
+def save(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write parameters, optimiser moments and step into `folder`, which all ranks must see."""
+    import torch.distributed.checkpoint as dcp
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in _named(model).items()}
+    tensors |= _moments(model, optimizer)
+    writer = dcp.HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
+    dcp.save(tensors, storage_writer=writer)
+    if dist.get_rank() == 0:
+        facts = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "tensors": len(tensors)}
+        (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    dist.barrier()
+
+
+def load(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer) -> int:
+    """Load what `save` wrote, on any number of ranks, in place; return the step.
+
+    Raises:
+        FileNotFoundError: `folder` is no learner checkpoint.
+        ValueError: it is of another format, or of another model.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    if not (folder / FACTS).is_file():
+        raise FileNotFoundError(f"{folder} is no learner checkpoint: {FACTS} is missing")
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"{folder / FACTS} has format {facts.get('format')!r}; this version reads {FORMAT}")
+    step = int(facts["step"])
+    if step > 0:
+        _make_moments(model, optimizer, step)
+    else:
+        optimizer.state.clear()
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in _named(model).items()}
+    tensors |= _moments(model, optimizer)
+    reader = dcp.HuggingFaceStorageReader(str(folder / SHARDS))
+    _check_same_model(folder, {name: tensor.shape for name, tensor in tensors.items()}, reader)
+    dcp.load(tensors, storage_reader=reader)
+    return step
+
+
+def export(folder: Path, model: PackedModel, source: Path, dtype: str = "float32") -> None:
+    """Write a Hugging Face folder: parameters as `dtype`, and config, tokenizer and processor of `source`."""
+    params = full_params(model)
+    if dist.get_rank() == 0:
+        target = getattr(torch, dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.to(target) for name, tensor in params.items()}
+        kept = model.hf.config.dtype
+        model.hf.config.dtype = target
+        model.hf.save_pretrained(folder, state_dict=state)
+        model.hf.config.dtype = kept
+        for path in sorted(source.iterdir()):
+            # Tokenizer, processor and chat template as they were; weights and their index are ours.
+            is_weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
+            if path.is_file() and not is_weights and not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)
+    dist.barrier()
+
+
+def _named(model: PackedModel) -> dict[str, torch.nn.Parameter]:
+    """Parameters by Hugging Face name, each once (a tied head is the embedding)."""
+    return {name.removeprefix(_PREFIX): parameter for name, parameter in model.named_parameters()}
+
+
+def _moments(model: PackedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's tensors by name; none before its first step."""
+    return {
+        f"{moment}.{name}": optimizer.state[parameter][moment]
+        for name, parameter in _named(model).items()
+        if parameter in optimizer.state
+        for moment in _MOMENTS
+    }
+
+
+def _make_moments(model: PackedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Give the optimiser the state it has after `step` steps, moments to be filled in."""
+    for parameter in _named(model).values():
+        state: dict[str, Any] = {"step": torch.tensor(float(step))}
+        state |= {moment: torch.zeros_like(parameter.detach()) for moment in _MOMENTS}
+        optimizer.state[parameter] = state
+
+
+def _check_same_model(folder: Path, shapes: dict[str, torch.Size], reader: Any) -> None:
+    stored = {name: entry.size for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    for name in sorted(shapes.keys() | stored.keys()):
+        if shapes.get(name) != stored.get(name):
+            here, there = shapes.get(name), stored.get(name)
+            raise ValueError(
+                f"checkpoint {folder} does not fit this model: {name} is {tuple(there) if there else 'absent'} in it "
+                f"and {tuple(here) if here else 'absent'} here; use the model.path it was trained with"
+            )
