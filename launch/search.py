@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, SearchUnavailable) as error:  # the process boundary: bad settings, bad cache, no tool
         sys.stderr.write(f"search: {error}\n")
         return 2
-    sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0
 
 

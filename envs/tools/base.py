@@ -7,11 +7,14 @@ failures a policy gets to see; every other exception is a bug or broken data and
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from sake_ray.types import Example, ImageSearch, Observation, QueryResult, SearchKind, TextSearch
+
+logger = logging.getLogger(__name__)
 
 
 class SearchUnavailable(Exception):
@@ -51,11 +54,13 @@ async def ask(tool: SearchTool, example_id: str, action: TextSearch | ImageSearc
     try:
         async with deadline:
             results = await call(example_id, action.queries)
-    except SearchUnavailable:
+    except SearchUnavailable as error:
+        logger.warning("the %s search for post %s is unavailable: %s", kind, example_id, error)
         results = failed(action)
     except TimeoutError:
         if not deadline.expired():  # some other timeout inside the tool, which it should have handled
             raise
+        logger.warning("the %s search for post %s got no answer in %.1f s", kind, example_id, timeout_s)
         results = failed(action)
     return Observation(kind, tuple(results), latency_s=time.perf_counter() - started)
 

@@ -1,11 +1,7 @@
-"""A search engine in a folder: an encyclopaedia in SQLite (FTS5) and a picture folder.
+"""A search engine in a folder: an encyclopaedia in SQLite (FTS5) and its pictures.
 
-    encyclopaedia.sqlite   article(id, title, title_key, text), picture(article, n, file, width, height),
-                           article_words: the FTS5 index over title and text
-    pictures/              the files of `picture.file`
-
-Knows nothing of posts or prompts. Always holds: a query is data, never FTS syntax or SQL; the same index
-and query give the same article; the index is written whole or not at all, and read-only afterwards.
+Knows nothing of posts, prompts or how the index was written (`local_index`). Always holds: a query is
+data, never FTS syntax or SQL; the same index and query give the same article; the index is only read.
 """
 
 from __future__ import annotations
@@ -14,17 +10,14 @@ import asyncio
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.tools.pictures import UnsafePathError, inside, picture_size
+from envs.tools.local_index import FORMAT_VERSION, INDEX_NAME, LocalIndexError, title_key
+from envs.tools.pictures import UnsafePathError, inside
 from sake_ray.types import ImageRef, QueryResult
 
-INDEX_NAME = "encyclopaedia.sqlite"
-PICTURES = "pictures"
-FORMAT_VERSION = 1
 MAX_QUERY_WORDS = 16
 MAX_QUERY_CHARS = 1_000
 # A word in the title says far more about an article than the same word in its text.
@@ -33,61 +26,11 @@ TITLE_WEIGHT, TEXT_WEIGHT = 10.0, 1.0
 _WORD = re.compile(r"\w+")
 # Words that say how a question is put, not what it is about; they would match half of any encyclopaedia.
 _QUESTION_WORDS = frozenset(
-    {
-        "a",
-        "an",
-        "and",
-        "are",
-        "about",
-        "at",
-        "by",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "how",
-        "in",
-        "is",
-        "it",
-        "logo",
-        "me",
-        "of",
-        "on",
-        "or",
-        "photo",
-        "picture",
-        "tell",
-        "that",
-        "the",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "with",
-    }
+    _WORD.findall(
+        "a an and are about at by did do does for from how in is it logo me of on or photo picture tell that the this "
+        "to was were what when where which who whom whose why with"
+    )
 )
-_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}
-
-_SCHEMA = """
-CREATE TABLE article(id INTEGER PRIMARY KEY, title TEXT NOT NULL, title_key TEXT NOT NULL, text TEXT NOT NULL);
-CREATE INDEX article_title ON article(title_key);
-CREATE TABLE picture(
-    article INTEGER NOT NULL REFERENCES article(id), n INTEGER NOT NULL, file TEXT NOT NULL,
-    width INTEGER NOT NULL, height INTEGER NOT NULL, PRIMARY KEY (article, n)
-);
-CREATE VIRTUAL TABLE article_words USING fts5(
-    title, text, content='article', content_rowid='id', tokenize='unicode61 remove_diacritics 2'
-);
-"""
 _BY_TITLE = "SELECT id, title, text FROM article WHERE title_key = ? ORDER BY id LIMIT 1"
 _BY_WORDS = (
     "SELECT article.id, article.title, article.text "
@@ -97,19 +40,6 @@ _BY_WORDS = (
 _PICTURES_OF = "SELECT file, width, height FROM picture WHERE article = ? ORDER BY n LIMIT ?"
 
 
-class LocalIndexError(ValueError):
-    """A local search folder that cannot be used; the message names the file and the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Article:
-    """One encyclopaedia article: a title, a short text, and its pictures as PNG or JPEG bytes."""
-
-    title: str
-    text: str
-    images: tuple[bytes, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class _Hit:
     id: int
@@ -117,30 +47,8 @@ class _Hit:
     text: str
 
 
-def build_local_index(folder: str | Path, articles: Iterable[Article]) -> int:
-    """Write the search folder for `articles`, replacing an older index; returns their number.
-
-    Raises:
-        ValueError: an article without title or text, or a picture that is neither PNG nor JPEG.
-    """
-    root = Path(folder)
-    (root / PICTURES).mkdir(parents=True, exist_ok=True)
-    unfinished = root / f"{INDEX_NAME}.unfinished"
-    unfinished.unlink(missing_ok=True)
-    count = 0
-    with closing(sqlite3.connect(unfinished)) as database:
-        database.executescript(_SCHEMA)
-        for count, article in enumerate(articles, start=1):
-            _insert(database, root, count, article)
-        database.execute("INSERT INTO article_words(article_words) VALUES ('rebuild')")
-        database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        database.commit()
-    unfinished.replace(root / INDEX_NAME)
-    return count
-
-
 class LocalSearchTool:
-    """A `SearchTool` over a folder that `build_local_index` wrote. Every post sees the same encyclopaedia."""
+    """A `SearchTool` over a folder with an index. Every post sees the same encyclopaedia."""
 
     def __init__(self, root: str | Path, *, images_per_query: int = 1, max_chars: int = 2_000) -> None:
         """Open the index, read-only.
@@ -191,15 +99,10 @@ class LocalSearchTool:
 
     def _picture(self, file: str, width: int, height: int) -> ImageRef:
         try:
-            path = inside(self._root / PICTURES, file)
+            path = inside(self._root, file)
         except UnsafePathError as error:
             raise LocalIndexError(f"{self._root / INDEX_NAME}: picture.file {error}; build the index again") from error
         return ImageRef(str(path), width, height)
-
-
-def title_key(title: str) -> str:
-    """A title as it is compared: case-folded, blanks collapsed, without surrogates SQLite could not store."""
-    return " ".join(title.encode("utf-8", "ignore").decode("utf-8").casefold().split())
 
 
 def fts_words(query: str) -> str:
@@ -211,25 +114,6 @@ def fts_words(query: str) -> str:
     words = list(dict.fromkeys(_WORD.findall(title_key(query))))
     telling = [word for word in words if word not in _QUESTION_WORDS]
     return " OR ".join(f'"{word}"' for word in telling[:MAX_QUERY_WORDS])
-
-
-def _insert(database: sqlite3.Connection, root: Path, number: int, article: Article) -> None:
-    if not article.title.strip() or not article.text.strip():
-        raise ValueError(f"article {number} ({article.title!r}): needs a title and a text")
-    database.execute(
-        "INSERT INTO article(id, title, title_key, text) VALUES (?, ?, ?, ?)",
-        (number, article.title, title_key(article.title), article.text),
-    )
-    for n, image in enumerate(article.images):
-        suffix = next((suffix for magic, suffix in _SUFFIXES.items() if image.startswith(magic)), None)
-        if suffix is None:
-            raise ValueError(f"article {number} ({article.title!r}): image {n} is neither PNG nor JPEG")
-        # Numbered, not named after the title: a title is free text and no file name.
-        name = f"{number:06d}_{n}{suffix}"
-        path = root / PICTURES / name
-        path.write_bytes(image)
-        size = picture_size(path)
-        database.execute("INSERT INTO picture VALUES (?, ?, ?, ?, ?)", (number, n, name, *size))
 
 
 def _open(path: Path) -> sqlite3.Connection:

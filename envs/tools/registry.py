@@ -10,6 +10,7 @@ from typing import Protocol
 
 from envs.tools.base import SearchTool
 from envs.tools.local import LocalSearchTool
+from envs.tools.local_index import ensure_local_index
 from envs.tools.offline import OfflineSearchTool
 
 PROVIDERS = ("offline", "local")
@@ -50,8 +51,10 @@ class ToolSettings(Protocol):
 def make_tool(settings: ToolSettings, *, default_root: str = "") -> SearchTool:
     """The tool that `settings` describe; `default_root` is the data set's own encyclopaedia, if it has one.
 
+    A local folder with an `encyclopaedia.jsonl` gets its index built here when it is absent or outdated.
+
     Raises:
-        ValueError: an unknown provider, or a folder that is missing or not set.
+        ValueError: an unknown provider, or a folder that is missing, not set or broken.
     """
     if settings.provider == "offline":
         if not settings.cache:
@@ -67,5 +70,6 @@ def make_tool(settings: ToolSettings, *, default_root: str = "") -> SearchTool:
         root = settings.root or default_root
         if not root:
             raise ValueError("search.provider=local needs search.root=FOLDER, or data with an encyclopaedia of its own")
+        ensure_local_index(root)
         return LocalSearchTool(root, images_per_query=settings.images_per_query, max_chars=settings.max_chars)
     raise ValueError(f"search.provider={settings.provider!r}: must be one of {', '.join(PROVIDERS)}")

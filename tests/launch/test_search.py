@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from envs.tools.local import Article, build_local_index
+from envs.tools.local_index import Article, build_local_index
 from launch.search import main
 
 ROOT = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from envs.tools.local import INDEX_NAME, Article, LocalIndexError, LocalSearchTool, build_local_index, fts_words
+from envs.tools.local import LocalSearchTool, fts_words
+from envs.tools.local_index import (
+    INDEX_NAME,
+    SOURCE_NAME,
+    Article,
+    LocalIndexError,
+    build_local_index,
+    ensure_local_index,
+)
 
 
 def picture(width: int, height: int = 5, form: str = "PNG") -> bytes:
@@ -102,7 +111,16 @@ async def test_a_rebuilt_index_replaces_the_old_one(tmp_path: Path) -> None:
     tool.close()
 
 
-@pytest.mark.parametrize("article", [Article("", "x"), Article("x", " "), Article("x", "x", (b"GIF89a",))])
+@pytest.mark.parametrize(
+    "article",
+    [
+        Article("", "x"),
+        Article("x", " "),
+        Article("x", "x", (b"GIF89a",)),
+        Article("x", "x", ("pictures/gone.png",)),
+        Article("x", "x", ("../x.png",)),
+    ],
+)
 def test_a_bad_article_leaves_no_index(tmp_path: Path, article: Article) -> None:
     with pytest.raises(ValueError, match="article 2"):
         build_local_index(tmp_path, [ARTICLES[2], article])
@@ -124,9 +142,52 @@ async def test_broken_folders_say_so(tmp_path: Path) -> None:
 async def test_a_picture_path_cannot_leave_the_folder(tmp_path: Path) -> None:
     build_local_index(tmp_path, ARTICLES[:1])
     with sqlite3.connect(tmp_path / INDEX_NAME) as database:
-        database.execute("UPDATE picture SET file = '../../secret.png'")
+        database.execute("UPDATE picture SET file = '../secret.png'")
     database.close()
     tool = LocalSearchTool(tmp_path)
     with pytest.raises(LocalIndexError, match="leads out of"):
         await tool.search_images("", ["Bakedo"])
     tool.close()
+
+
+def write_source(root: Path, *rows: object) -> None:
+    (root / SOURCE_NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+async def test_an_index_is_built_from_its_source_and_again_when_the_source_changed(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "look.png").write_bytes(picture(9))
+    write_source(
+        tmp_path, {"title": "Ada", "text": "one", "picture": "pictures/look.png"}, {"title": "Bo", "text": "2"}
+    )
+    for text in ("one", "two"):
+        ensure_local_index(tmp_path)
+        tool = LocalSearchTool(tmp_path)
+        assert (await tool.search_text("", ["ada"]))[0].text == text
+        assert [image.width for image in (await tool.search_images("", ["ada"]))[0].images] == [9]
+        tool.close()
+        write_source(tmp_path, {"title": "Ada", "text": "two", "pictures": ["pictures/look.png"]})
+
+
+def test_an_index_that_fits_its_source_is_left_alone(tmp_path: Path) -> None:
+    write_source(tmp_path, {"title": "Ada", "text": "one"})
+    ensure_local_index(tmp_path)
+    before = (tmp_path / INDEX_NAME).stat().st_mtime_ns
+    ensure_local_index(tmp_path)
+    assert (tmp_path / INDEX_NAME).stat().st_mtime_ns == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SOURCE_NAME, INDEX_NAME, "pictures"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([], r"encyclopaedia\.jsonl:2: must be an object"),
+        ({"title": "a"}, r"encyclopaedia\.jsonl:2: text: must be a string"),
+        ({"title": "a", "text": "b", "picture": 3}, r"encyclopaedia\.jsonl:2: picture: must be a path"),
+        ({"title": "a", "text": "b", "picture": "/etc/hostname"}, r"article 2 .*relative path"),
+    ],
+)
+def test_a_broken_source_names_line_and_field(tmp_path: Path, row: object, message: str) -> None:
+    write_source(tmp_path, {"title": "Ada", "text": "one"}, row)
+    with pytest.raises(LocalIndexError, match=message):
+        ensure_local_index(tmp_path)

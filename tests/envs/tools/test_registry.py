@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.tools.local import Article, LocalSearchTool, build_local_index
+from envs.tools.local import LocalSearchTool
+from envs.tools.local_index import SOURCE_NAME
 from envs.tools.offline import OfflineSearchTool
 from envs.tools.registry import make_tool
 
@@ -25,7 +26,7 @@ class Settings:
 
 def test_each_provider_gives_its_tool(tmp_path: Path) -> None:
     (tmp_path / "text_search").mkdir()
-    build_local_index(tmp_path, [Article("a", "b")])
+    (tmp_path / SOURCE_NAME).write_text('{"title": "a", "text": "b"}')
     assert isinstance(make_tool(Settings("offline", cache=str(tmp_path))), OfflineSearchTool)
     assert isinstance(make_tool(Settings(root=str(tmp_path))), LocalSearchTool)
     assert isinstance(make_tool(Settings(), default_root=str(tmp_path)), LocalSearchTool)
