@@ -1,0 +1,45 @@
+# Every target works from a fresh clone with Python 3.11 and pip: it first makes .venv, once.
+#   make VENV=/path …     another environment      make PYTHON=python3.11 …   another Python to make it with
+VENV   ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python)
+ARGS   ?=
+
+PY     := $(abspath $(VENV))/bin/python
+PYTEST := $(PY) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-fast lint lint-only format docs clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 \t/' | expand -t 22
+
+setup:  ## make or update .venv (CPU or GPU packages, whichever fits the machine)
+	@$(PYTHON) requirements/setup_env.py --venv $(VENV)
+
+train: setup  ## the main job on the embedded default; ARGS="preset=mini_fast trainer.total_steps=5" changes settings
+	@$(PY) launch/make_train.py $(ARGS)
+
+test: setup lint-only  ## everything: lint, types, unit and integration tests
+	@echo "test: unit tests, then those that start Ray and vLLM"
+	@$(PYTEST)
+
+test-fast: setup  ## only what needs neither Ray nor vLLM, under a minute
+	@$(PYTEST) -m "not integration"
+
+lint: setup lint-only  ## ruff and mypy
+
+lint-only:
+	@echo "lint: ruff"
+	@$(PY) -m ruff check --quiet .
+	@echo "lint: mypy"
+	@$(PY) -m mypy .
+
+format: setup  ## lay out the code with ruff
+	@$(PY) -m ruff format .
+
+docs: setup  ## write docs/configuration.md from the dataclasses
+	@$(PY) -m sake_ray.config.docs docs/configuration.md
+
+clean:  ## remove .venv, caches and build folders (runs/ stays)
+	rm -rf .venv .venv.lock .cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
