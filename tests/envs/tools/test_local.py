@@ -116,6 +116,7 @@ async def test_a_rebuilt_index_replaces_the_old_one(tmp_path: Path) -> None:
     [
         Article("", "x"),
         Article("x", " "),
+        Article("x", "\ud800"),
         Article("x", "x", (b"GIF89a",)),
         Article("x", "x", ("pictures/gone.png",)),
         Article("x", "x", ("../x.png",)),
