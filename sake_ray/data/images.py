@@ -29,6 +29,7 @@ MAX_IMAGE_BYTES = 32 * 1024 * 1024
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_STANDIN_BOXES = 500
 _LABEL_CHARS = 40
+_MAX_COORDINATE = 1e12
 
 Size = tuple[int, int]
 
@@ -61,10 +62,10 @@ def scale_box(box: Sequence[float], from_size: Size, to_size: Size) -> tuple[int
     """`[x1, y1, x2, y2]` in pixels of `from_size` as pixels of `to_size`, truncated towards zero.
 
     Raises:
-        ValueError: not four finite numbers.
+        ValueError: not four numbers within a million million (so neither NaN nor infinite).
     """
-    if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise ValueError(f"{list(box)!r:.80} is not a box of four finite numbers")
+    if len(box) != 4 or not all(abs(side) <= _MAX_COORDINATE for side in box):
+        raise ValueError(f"{list(box)!r:.80} is not a box of four numbers of a sensible size")
     x, y = to_size[0] / from_size[0], to_size[1] / from_size[1]
     return int(box[0] * x), int(box[1] * y), int(box[2] * x), int(box[3] * y)
 

@@ -24,6 +24,8 @@ Images = Literal["files", "standin"]
 STANDIN_SIZE: Size = (640, 480)
 """Size of a stand-in whose picture's size is not recorded, grown where gold boxes need more room."""
 
+_LISTED = 20  # problems written to the log; all of them are in the result
+
 logger = logging.getLogger(__name__)
 
 
@@ -81,7 +83,11 @@ def to_examples(posts: Iterable[GoldPost], log: ProblemLog, options: ReadOptions
     counts["kept"], counts["skipped"] = len(examples), len(log.problems)
     counts["posts"] = counts["kept"] + counts["skipped"] + counts["other_subset"] + counts["beyond_max"]
     if log.problems:
-        logger.warning("%d of %d posts left out; the first: %s", counts["skipped"], counts["posts"], log.problems[0])
+        logger.warning("%d of %d posts left out (data.on_bad=skip):", counts["skipped"], counts["posts"])
+        for problem in log.problems[:_LISTED]:
+            logger.warning("  %s", problem)
+        if len(log.problems) > _LISTED:
+            logger.warning("  and %d more", len(log.problems) - _LISTED)
     if not examples:
         first = f"; the first problem: {log.problems[0]}" if log.problems else ""
         read = f"{counts['posts']} posts read, {counts['other_subset']} outside data.subset={options.subset}"
