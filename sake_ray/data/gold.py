@@ -83,6 +83,8 @@ def check_tokens(value: Any, field_name: str = "tokens") -> tuple[str, ...]:
     for at, token in enumerate(value):
         if not isinstance(token, str) or token.split() != [token]:
             raise FieldError(f"{field_name}[{at}]", f"{token!r:.80} is not a token (a string without blanks)")
+        if any("\ud800" <= letter <= "\udfff" for letter in token):
+            raise FieldError(f"{field_name}[{at}]", f"{token!r:.80} holds half a surrogate pair, which is no text")
     if sum(map(len, value)) > MAX_TEXT_CHARS:
         raise FieldError(field_name, f"longer than {MAX_TEXT_CHARS} characters")
     return tuple(value)

@@ -91,6 +91,7 @@ BROKEN = {
     "gold that is no list": (lambda post: post.update(gt_entities="[]"), "gt_entities", "not a list"),
     "no gold": (lambda post: post.pop("gt_entities"), "gt_entities", "missing"),
     "a token with a blank": (lambda post: post["tokens"].append("a b"), "tokens[9]", "without blanks"),
+    "half a surrogate pair": (lambda post: post["tokens"].append("\ud83d"), "tokens[9]", "surrogate"),
     "no tokens": (lambda post: post.update(tokens=[]), "tokens", "1 to"),
     "an id that climbs": (lambda post: post.update(img_id="../secret.png"), "img_id", "plain file name"),
     "an absolute id": (lambda post: post.update(img_id="/etc/passwd"), "img_id", "plain file name"),
