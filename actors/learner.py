@@ -127,7 +127,9 @@ class Learner:
             FloatingPointError: a gradient is not finite; nothing was changed by that minibatch.
         """
         started = time.perf_counter()
-        parts = [list(samples[i :: self.settings.learner.minibatches]) for i in range(self.settings.learner.minibatches)]
+        parts = [
+            list(samples[i :: self.settings.learner.minibatches]) for i in range(self.settings.learner.minibatches)
+        ]
         collected = []
         with self._batches.session():
             olds = [self.log_probs(part) if len(parts) > 1 else None for part in parts]

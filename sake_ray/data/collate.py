@@ -58,7 +58,9 @@ class TrainSample:
         if not self.loss_mask.any():
             raise ValueError(f"sample {self.id}: no token has loss mask 1, so there is nothing to train")
         if self.loss_mask[0]:
-            raise ValueError(f"sample {self.id}: its first token has loss mask 1, but nothing precedes it to predict it")
+            raise ValueError(
+                f"sample {self.id}: its first token has loss mask 1, but nothing precedes it to predict it"
+            )
         if not np.isfinite(self.logprobs[self.loss_mask]).all() or not np.isfinite(self.advantage):
             raise ValueError(f"sample {self.id}: a log-prob or the advantage is not finite")
 

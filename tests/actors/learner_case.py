@@ -83,7 +83,10 @@ def nudge(model: Path, folder: Path) -> Path:
     shutil.copytree(model, folder)
     weights = load_file(folder / "model.safetensors")
     generator = torch.Generator().manual_seed(5)
-    off = {name: w + 0.02 * w.std().nan_to_num() * torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+    off = {
+        name: weight + 0.02 * weight.std().nan_to_num() * torch.randn(weight.shape, generator=generator)
+        for name, weight in weights.items()
+    }
     save_file(off, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
