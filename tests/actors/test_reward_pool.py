@@ -1,0 +1,70 @@
+"""Rewards come back in order; a crash in scoring is an error with its trajectory saved, never a number."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from actors.reward_pool import Crash, RewardError, RewardPool, RewardWorker, save_trajectories
+from sake_ray.trajectory import Segment, Trajectory, Turn
+from sake_ray.types import Completion, Entity, Example, ImageRef, Reward, StopReason, TextSearch
+
+
+class LengthScorer:
+    """A reward that tells which trajectory it was given; crashes on ids that ask for it."""
+
+    def score(self, trajectory: Trajectory) -> Reward:
+        if "crash" in trajectory.id:
+            raise ZeroDivisionError("a bug of ours")
+        if "die" in trajectory.id:
+            os._exit(1)
+        return Reward(float(len(trajectory.token_ids)), 0, 0, 0, 0, 0, 0, 0)
+
+
+def trajectory(name: str, tokens: int = 1) -> Trajectory:
+    image = ImageRef("post.png", 40, 40, data=b"\x89PNG...")
+    record = Trajectory(name, Example("17_1", "a post", image, (Entity("a", "PER"),)))
+    record.append_observation(Segment(tuple(range(tokens)), tuple(range(tokens)), (image,)))
+    return record
+
+
+async def test_the_worker_names_the_first_member_that_crashed() -> None:
+    worker = RewardWorker("reward-0", LengthScorer)
+    answer = await worker.score([trajectory("a"), trajectory("crash"), trajectory("crash")])
+    assert isinstance(answer, Crash) and answer.index == 1 and "ZeroDivisionError: a bug of ours" in answer.traceback
+
+
+def test_a_saved_trajectory_is_readable_json_and_its_name_stays_in_the_folder(tmp_path: Path) -> None:
+    record = trajectory("../../etc/x\n")
+    record.append_completion(Completion((5,), (-0.5,), "sampled \ud800", "stop", 3))
+    record.turns.append(Turn("sampled \ud800", TextSearch(("q",))))
+    record.finish(StopReason.MALFORMED)
+    path = save_trajectories([record], tmp_path / "crashes")
+    assert path.parent == tmp_path / "crashes"
+    saved = json.loads(path.read_text())[0]
+    assert saved["id"] == "../../etc/x\n" and saved["stop_reason"] == "malformed"
+    assert saved["turns"][0]["action"] == {"kind": "TextSearch", "queries": ["q"]}
+    assert saved["images"][0]["data"] == "<7 bytes>" and saved["versions"] == [-1, 3]
+
+
+@pytest.mark.integration
+async def test_the_pool_scores_in_order_and_a_crash_stops_with_the_trajectory_saved(
+    local_ray: None, tmp_path: Path
+) -> None:
+    pool = RewardPool.start(LengthScorer, workers=2, crash_folder=tmp_path, batch=3)
+    assert await pool.score([]) == []
+    rewards = await pool.score([trajectory(f"t{n}", tokens=n) for n in range(10)])
+    assert [reward.total for reward in rewards] == [float(n) for n in range(10)]
+
+    with pytest.raises(RewardError, match="crashed on trajectory crash-1") as crash:
+        await pool.score([trajectory("t1"), trajectory("crash-1"), trajectory("t2")])
+    assert "ZeroDivisionError: a bug of ours" in str(crash.value)
+    assert [json.loads(path.read_text())[0]["id"] for path in tmp_path.iterdir()] == ["crash-1"]  # noqa: ASYNC240
+
+    with pytest.raises(RewardError, match="died 4 times over 1 trajectories"):
+        await pool.score([trajectory("die")])
+    assert len(os.listdir(tmp_path)) == 2
+    await pool.shutdown()
