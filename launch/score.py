@@ -1,0 +1,122 @@
+"""Score saved rollouts, or re-score them under another reward.
+
+    python launch/score.py preset=release input=CASES output=OUT.jsonl
+
+CASES is a JSON list or JSON lines of {"responses": [turn, …], "gold": [{"entity", "type", "bbox"}, …],
+"config": {…}}; OUT gets, in the same order, one line {"score", "format", "search_count", "mner_f1", "eeg_f1",
+"gmner_f1"} for each. Knows nothing of how a score is made. Always holds: OUT appears whole or not at all; a
+wrong case is one sentence with file, line and field on standard error, and exit status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file from a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rewards.cases import PRESETS, read_case
+from sake_ray.data.bounded_json import read_values
+from sake_ray.data.problems import DataError, FieldError, ProblemLog
+
+_HELP = {
+    "input": "file of cases, a JSON list or JSON lines (required)",
+    "output": "file to write, JSON lines (required)",
+    "preset": "paper (default) or release (the released code's reward, exactly)",
+}
+_CONFIG_HELP = """
+Fields of a case's config, all optional:
+  reward_mode               EM: GMNER F1; MultiEM: lambda_1·MNER + lambda_2·EEG + lambda_3·GMNER F1 (default EM)
+  lambda_1 lambda_2 lambda_3  weights of MultiEM (default 0.25, 0.25, 0.5)
+  format_penalty            p: weight of the format; the F1 has weight 1 - p (default 0.1)
+  iou_threshold             overlap from which a box is right (default 0.5)
+  image_size_info           [{"original_size": [w, h], "processed_size": [w, h]}]; without it boxes are not scaled
+  use_search_count_penalty  release: 0.01 off an F1 above 0.9 for each search turn (default false); paper: no meaning
+  search_weight gamma       paper only: cost of a search from an F1 of gamma on (default 0.05, 0.9)
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out one command line; returns the exit status."""
+    if {"-h", "--help", "help"} & set(arguments):
+        keys = "\n".join(f"  {key:<8}{text}" for key, text in _HELP.items())
+        sys.stdout.write(f"{__doc__}\nKeys:\n{keys}\n{_CONFIG_HELP}")
+        return 0
+    try:
+        options = read_options(arguments)
+        output = Path(options["output"])
+        lines = list(score_file(Path(options["input"]), options.get("preset", "paper")))
+        _write_whole(output, lines)
+    except (DataError, OSError) as error:  # the process boundary: bad command line, bad case, unwritable output
+        sys.stderr.write(f"score: {error}\n")
+        return 2
+    sys.stderr.write(f"score: {len(lines)} cases → {output}\n")
+    return 0
+
+
+def read_options(arguments: list[str]) -> dict[str, str]:
+    """Read `key=value` words.
+
+    Raises:
+        DataError: an unknown, repeated or missing key, or an unknown preset.
+    """
+    options: dict[str, str] = {}
+    for word in arguments:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise DataError(f"{word!r} is not of the form key=value; --help lists the keys")
+        if key not in _HELP:
+            near = difflib.get_close_matches(key, _HELP, n=1)
+            raise DataError(f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
+        if key in options:
+            raise DataError(f"{key} is given twice")
+        options[key] = text
+    for key in ("input", "output"):
+        if not options.get(key):
+            raise DataError(f"{key}=FILE is missing; --help lists the keys")
+    if options.get("preset", "paper") not in PRESETS:
+        raise DataError(f"preset={options['preset']}: must be one of {', '.join(PRESETS)}")
+    return options
+
+
+def score_file(path: Path, preset: str) -> Iterator[str]:
+    """One JSON line for each case of the file, in order.
+
+    Raises:
+        DataError: the file or a case cannot be read or scored.
+    """
+    for index, (line, value) in enumerate(read_values(path, ProblemLog("stop"))):
+        where = f"{path}:{line}: case {index}"
+        try:
+            case = read_case(value, preset)
+        except FieldError as error:
+            raise DataError(f"{where}: {error}") from error
+        try:
+            reward = case.score()
+        except ValueError as error:  # what a rule refuses, named in its docstring
+            raise DataError(f"{where}: {error}") from error
+        yield json.dumps(
+            {
+                "score": reward.total,
+                "format": int(reward.format),
+                "search_count": reward.searches,
+                "mner_f1": reward.mner_f1,
+                "eeg_f1": reward.eeg_f1,
+                "gmner_f1": reward.gmner_f1,
+            }
+        )
+
+
+def _write_whole(path: Path, lines: list[str]) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
