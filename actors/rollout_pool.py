@@ -62,17 +62,22 @@ class RolloutActor(RolloutWorker):
         from sake_ray.data.codec import ChatCodec
         from sake_ray.data.images import processed_image
 
-        pixels = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
         sync = make_weight_sync(settings.weight_sync)
         super().__init__(
             name,
             lambda: VllmEngine(settings.engine, sync),
             ChatCodec.from_pretrained(
-                settings.engine.model, prompts=settings.prompts, max_result_chars=settings.max_result_chars, **pixels
+                settings.engine.model,
+                prompts=settings.prompts,
+                min_pixels=settings.min_pixels,
+                max_pixels=settings.max_pixels,
+                max_result_chars=settings.max_result_chars,
             ),
             search,
             limits=settings.limits,
-            load_image=functools.partial(processed_image, **pixels),
+            load_image=functools.partial(
+                processed_image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
+            ),
             max_rebuilds=settings.max_rebuilds,
         )
 
@@ -304,7 +309,7 @@ class RolloutPool:
         return actor_name(ROLLOUT, slot.index)
 
 
-def rollout_metrics(stats: Sequence[WorkerStats]) -> dict[str, float]:
+def pool_metrics(stats: Sequence[WorkerStats]) -> dict[str, float]:
     """The pool's `rollout/…` metrics: counts since the start, summed over workers."""
     queries = sum(worker.prefix_queries for worker in stats)
     return {

@@ -13,6 +13,7 @@ import contextlib
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,30 @@ class WeightSync(Protocol):
     async def push(self, control: WeightControl, params: Params, version: int) -> int:
         """Hand over all of `params`; returns the bytes moved."""
         ...
+
+
+class ParamSource(Protocol):
+    """Where current weights come from: the learner ranks."""
+
+    async def full_params(self) -> Any:
+        """All parameters, or a Ray object reference to them (which the driver then never copies)."""
+        ...
+
+
+class WeightReceiver(Protocol):
+    """Where they go: the rollout pool."""
+
+    async def update_weights(self, params: Any, version: int) -> Mapping[str, float]:
+        """Give every worker `params` as `version`."""
+        ...
+
+
+async def publish(source: ParamSource, receiver: WeightReceiver, version: int) -> dict[str, float]:
+    """What `LearnerClient.publish` does: gather the current weights and hand them over as `version`."""
+    begin = time.monotonic()
+    params = await source.full_params()
+    gathered = time.monotonic() - begin
+    return {"time/weight_gather_s": gathered, **await receiver.update_weights(params, version)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 CPU = Resources(cpus=1)
 SIZES = ((112, 84), (56, 140), (84, 84), (196, 56))
-GREEDY = {"max_tokens": 24, "seed": 0, "greedy": True}
+GREEDY: dict[str, Any] = {"max_tokens": 24, "seed": 0, "greedy": True}
 
 
 class EngineHost:
@@ -72,8 +72,8 @@ class Bench:
 
         return ray.get(getattr(self.host, method).remote(*args), timeout=300)
 
-    def one(self, ids: list[int], pictures: list[Any], key: str = "main", **options: Any) -> Any:
-        return self.get("generate", key, [(ids, pictures, options)])[0]
+    def one(self, ids: list[int], pictures: list[Any], **options: Any) -> Any:
+        return self.get("generate", "main", [(ids, pictures, options)])[0]
 
     def prompt(self, text: str = "Find every named entity of the post") -> list[int]:
         turn = f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -224,4 +224,3 @@ def perturbed(folder: Path, target: Path, seed: int) -> dict[str, Any]:
     model.save_pretrained(target)
     AutoProcessor.from_pretrained(folder).save_pretrained(target)
     return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-

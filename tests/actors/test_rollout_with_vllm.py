@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 import ray
 
 from actors.placement import Resources
-from actors.rollout_pool import RolloutPool, WorkerSettings, rollout_metrics, spawn_rollout_actor
+from actors.rollout_pool import RolloutPool, WorkerSettings, pool_metrics, spawn_rollout_actor
 from actors.vllm_engine import EngineConfig
 from envs.episode import EpisodeLimits
 from sake_ray.prompts import load_prompts
@@ -115,7 +115,7 @@ async def test_no_group_is_lost_with_an_engine_or_a_worker_and_the_weights_stay_
     assert len(engine) == 1
     assert content(await stage.run_and_kill(engine[0])) == undisturbed
     stats = await stage.pool.stats()
-    assert stats[0].rebuilds == 1 and stats[0].version == 7 and rollout_metrics(stats)["rollout/rebuilds"] == 1.0
+    assert stats[0].rebuilds == 1 and stats[0].version == 7 and pool_metrics(stats)["rollout/rebuilds"] == 1.0
 
     children = worker.children(recursive=True)
     assert content(await stage.run_and_kill(worker)) == undisturbed
