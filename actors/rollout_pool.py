@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from actors.placement import ROLLOUT, Resources, actor_name, actor_options, engine_env
 from actors.rollout_worker import RolloutWorker, WorkerBroken, WorkerStats
@@ -153,6 +160,8 @@ class RolloutPool:
                 group: TrajectoryGroup = await call
                 return group
             except LOST as error:
+                if not worker_is_lost(error, handle):
+                    raise
                 logger.warning("group %s lost %s (attempt %d): %s", group_id, self._name(slot), attempt, _brief(error))
                 self._replace(slot, handle, error)
             except asyncio.CancelledError:
@@ -245,7 +254,7 @@ class RolloutPool:
                 logger.warning("%s: starting it again (%d of %d)", self._name(slot), slot.respawns, self._max_respawns)
                 try:
                     await self._fill(slot)
-                except (*LOST, ray.exceptions.RayTaskError, RolloutError) as error:
+                except (*LOST, RayTaskError, RolloutError) as error:
                     self._last_loss = error
                     logger.error("%s did not start again: %s", self._name(slot), _brief(error))
             if slot.handle is None:
@@ -293,6 +302,8 @@ class RolloutPool:
             timings: Mapping[str, float] = await self._within(call, self._update_timeout_s, "weight update")
             return timings
         except (*LOST, RolloutError) as error:
+            if not worker_is_lost(error, handle):
+                raise
             self._replace(slot, handle, error)
             return None
 
@@ -307,6 +318,19 @@ class RolloutPool:
     @staticmethod
     def _name(slot: _Slot) -> str:
         return actor_name(ROLLOUT, slot.index)
+
+
+def worker_is_lost(error: BaseException, handle: Any) -> bool:
+    """Whether `error`, one of `LOST` or a missed deadline, means the actor `handle` and not some other actor.
+
+    A search worker that died, or the rank that should have given the weights, shows up as the same types.
+    """
+    if isinstance(error, WorkerBroken | RolloutError):
+        return True
+    if isinstance(error, RayTaskError):  # raised by code inside the worker, which therefore lives
+        return False
+    actor_id = getattr(error, "actor_id", None)
+    return actor_id is None or actor_id == handle._actor_id.hex()
 
 
 def pool_metrics(stats: Sequence[WorkerStats]) -> dict[str, float]:

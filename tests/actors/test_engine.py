@@ -70,7 +70,7 @@ class Bench:
     def get(self, method: str, *args: Any) -> Any:
         import ray
 
-        return ray.get(getattr(self.host, method).remote(*args), timeout=300)
+        return ray.get(getattr(self.host, method).remote(*args), timeout=600)
 
     def one(self, ids: list[int], pictures: list[Any], **options: Any) -> Any:
         return self.get("generate", "main", [(ids, pictures, options)])[0]

@@ -41,6 +41,8 @@ class ScriptedWorker:
         self.running += len(seeds)
         if post.id == "die" or (post.id == "die-once" and first):
             os._exit(1)
+        if post.id == "other-dies":
+            await ray.remote(Diary).options(num_cpus=0).remote().die.remote()
         if post.id == "bug":
             raise KeyError("a bug of ours")
         await asyncio.sleep(2.0 if post.id.startswith("slow") else 0.05)
@@ -69,6 +71,9 @@ class Diary:
     def note(self, group: str, worker: str, version: int) -> bool:
         self.entries.append((group, worker, version))
         return sum(entry[0] == group for entry in self.entries) == 1
+
+    def die(self) -> dict[str, Any]:
+        os._exit(1)
 
     def read(self) -> list[tuple[str, str, int]]:
         return self.entries
@@ -164,3 +169,13 @@ async def test_a_bug_goes_through_at_once_and_a_cancelled_group_is_cancelled_in_
         with pytest.raises(asyncio.CancelledError):
             await task
         assert scene.spawned == 1 and len(await scene.runs()) == 2
+
+
+async def test_the_death_of_some_other_actor_is_not_the_workers(local_ray: None) -> None:
+    async with Scene(1) as scene:
+        with pytest.raises(ray.exceptions.RayActorError):
+            await scene.pool.rollout(example("other-dies"), seeds=[1])
+        other = ray.remote(Diary).options(num_cpus=0).remote()
+        with pytest.raises(ray.exceptions.RayActorError):
+            await scene.pool.update_weights(other.die.remote(), 1)
+        assert scene.spawned == 1
