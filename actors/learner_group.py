@@ -63,7 +63,10 @@ class LearnerRank:
 
         self._gauges = {
             name: Gauge(f"sake_ray_learner_{name}", description=text, tag_keys=("actor",))
-            for name, text in (("step", "optimiser steps taken"), ("tokens_per_s", "trained tokens a second, all ranks"))
+            for name, text in (
+                ("step", "optimiser steps taken"),
+                ("tokens_per_s", "trained tokens a second, all ranks"),
+            )
         }
 
     def update(self, samples: list[TrainSample]) -> dict[str, float]:
@@ -74,6 +77,11 @@ class LearnerRank:
         self._gauges["step"].set(self._ready.step, {"actor": self.name})
         self._gauges["tokens_per_s"].set(metrics["train/tokens_per_s"], {"actor": self.name})
         return metrics
+
+    def sft(self, samples: list[TrainSample]) -> dict[str, float]:
+        """See `Learner.sft_step`."""
+        with self._doing("sft"):
+            return self._ready.sft_step(samples)
 
     def log_probs(self, samples: list[TrainSample], reference: bool) -> list[FloatArray]:
         """See `Learner.log_probs`."""
@@ -176,6 +184,12 @@ class LearnerGroup:
         samples = [TrainSample.of(trajectory) for trajectory in trajectories]
         shards = self._shards(samples)
         answers = await self._each("update", [([samples[i] for i in shard],) for shard in shards])
+        return dict(answers[0])
+
+    async def sft(self, samples: Sequence[TrainSample]) -> dict[str, float]:
+        """One supervised step on samples, split over the ranks by tokens; returns `train/…` metrics."""
+        shards = self._shards(samples)
+        answers = await self._each("sft", [([samples[i] for i in shard],) for shard in shards])
         return dict(answers[0])
 
     async def log_probs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> list[FloatArray]:

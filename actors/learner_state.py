@@ -87,16 +87,23 @@ def export(folder: Path, model: PackedModel, source: Path, dtype: str = "float32
         target = getattr(torch, dtype)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.to(target) for name, tensor in params.items()}
-        kept = model.hf.config.dtype
-        model.hf.config.dtype = target
         model.hf.save_pretrained(folder, state_dict=state)
-        model.hf.config.dtype = kept
+        _record_dtype(folder / "config.json", dtype)
         for path in sorted(source.iterdir()):
             # Tokenizer, processor and chat template as they were; weights and their index are ours.
             is_weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
             if path.is_file() and not is_weights and not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
     dist.barrier()
+
+
+def _record_dtype(config: Path, dtype: str) -> None:
+    """Name the written number format in config.json: transformers writes the one the model trains in."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    for part in (values, *(value for value in values.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = dtype
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _named(model: PackedModel) -> dict[str, torch.nn.Parameter]:

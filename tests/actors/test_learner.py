@@ -173,7 +173,7 @@ def test_the_learning_rate_warms_up_and_then_stays(model: Path, samples: list[Tr
 def test_an_exported_folder_loads_and_holds_the_tied_head_once(
     model: Path, samples: list[TrainSample], tmp_path: Path
 ) -> None:
-    from transformers import AutoProcessor
+    from transformers import AutoConfig, AutoProcessor
 
     learner = make_learner(model)
     learner.update(samples)
@@ -182,6 +182,8 @@ def test_an_exported_folder_loads_and_holds_the_tied_head_once(
     assert "lm_head.weight" not in params
     hf, _ = lc.load_plain(tmp_path / "export")
     assert largest_difference(params, {name: p.detach() for name, p in hf.named_parameters()}) == 0
+    learner.export(tmp_path / "half", "bfloat16")
+    assert AutoConfig.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     assert len(AutoProcessor.from_pretrained(tmp_path / "export").tokenizer) == hf.config.text_config.vocab_size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +69,16 @@ def trajectories(settings: LearnerSettings) -> list[Trajectory]:
     return made
 
 
-async def test_a_step_a_checkpoint_and_an_export(group: LearnerGroup, settings: LearnerSettings, tmp_path: Path) -> None:
+async def test_a_cluster_without_room_says_what_is_needed(cluster: None, settings: LearnerSettings) -> None:
+    # First, while no other group holds the names.
+    large = LearnerGroup(settings, ranks=1, resources=Resources(cpus=64))
+    with pytest.raises(RuntimeError, match=r"64 CPUs .* found no room"):
+        await large.start(timeout_s=3)
+
+
+async def test_a_step_a_checkpoint_and_an_export(
+    group: LearnerGroup, settings: LearnerSettings, tmp_path: Path
+) -> None:
     batch = trajectories(settings)
     await group.save(tmp_path / "before")
     metrics = await group.update(batch)
@@ -100,9 +108,3 @@ async def test_bad_input_is_refused_before_any_rank_is_called(group: LearnerGrou
     unscored.advantage = None
     with pytest.raises(ValueError, match="no advantage"):
         await group.update([unscored])
-
-
-async def test_a_cluster_without_room_says_what_is_needed(cluster: None, settings: LearnerSettings) -> None:
-    large = LearnerGroup(dataclasses.replace(settings), ranks=1, resources=Resources(cpus=64))
-    with pytest.raises(RuntimeError, match=r"64 CPUs .* found no room"):
-        await large.start(timeout_s=3)

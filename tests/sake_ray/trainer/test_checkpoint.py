@@ -1,0 +1,100 @@
+"""Checkpoint folders: whole or absent, newest first, damage is refused and said aloud."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from sake_ray.trainer.checkpoint import CheckpointError, CheckpointStore, load
+
+
+def fill(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "weights").write_bytes(b"\x00" * 1000)
+
+
+def written(root: Path, *steps: int, keep: int = 9) -> CheckpointStore:
+    store = CheckpointStore(root, keep=keep)
+    for step in steps:
+        store.write(step, {"step": step, "nested": {"seed": [1, 2]}}, {"learner": fill})
+    return store
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    found = written(tmp_path, 3, 12, 5).find_latest()
+    assert found is not None
+    assert (found.step, found.state) == (12, {"step": 12, "nested": {"seed": [1, 2]}})
+    assert (found.folder / "learner" / "deep" / "weights").stat().st_size == 1000
+    assert found.folder.name == "step-000012"
+
+
+def test_nothing_there_is_no_checkpoint(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "absent").find_latest() is None
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3, 4, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_a_write_that_fails_leaves_nothing_and_hides_nothing(tmp_path: Path) -> None:
+    store = written(tmp_path, 1)
+    with pytest.raises(KeyboardInterrupt), store.begin(2, {}) as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="JSON compliant"):
+        store.write(2, {"loss": float("nan")}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_leftovers_of_a_killed_run_are_ignored_and_removed(tmp_path: Path) -> None:
+    store = written(tmp_path, 1)
+    (tmp_path / "tmp-step-000002").mkdir()
+    found = store.find_latest()
+    assert found is not None and found.step == 1
+    written(tmp_path, 2)
+    assert not (tmp_path / "tmp-step-000002").exists()
+
+
+def test_a_step_is_never_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="never overwritten"):
+        written(tmp_path, 1, 1)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "add", "manifest", "no manifest", "state"])
+def test_damage_is_refused_by_name_and_the_one_before_is_used_loudly(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = written(tmp_path, 1, 2)
+    newest = tmp_path / "step-000002"
+    weights, manifest = newest / "learner" / "deep" / "weights", newest / "manifest.json"
+    if damage == "flip":
+        weights.write_bytes(b"\x00" * 999 + b"\x01")
+    elif damage == "cut":
+        weights.write_bytes(b"\x00" * 10)
+    elif damage == "remove":
+        weights.unlink()
+    elif damage == "add":
+        (newest / "extra").write_text("extra")
+    elif damage == "manifest":
+        manifest.write_text("{")
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        (newest / "state.json").write_text(json.dumps({"step": 9}))
+    with pytest.raises(CheckpointError, match="step-000002"):
+        load(newest)
+    with caplog.at_level(logging.ERROR):
+        found = store.find_latest()
+    assert found is not None and found.step == 1
+    assert "OLDER checkpoint" in caplog.text
+
+
+def test_if_all_are_damaged_it_stops(tmp_path: Path) -> None:
+    store = written(tmp_path, 1)
+    (tmp_path / "step-000001" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        store.find_latest()
