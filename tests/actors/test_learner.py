@@ -51,9 +51,14 @@ def samples(model: Path) -> list[TrainSample]:
 
 @pytest.fixture(scope="module", params=[1, 2])
 def ran(request: pytest.FixtureRequest, model: Path, reference: Path) -> dict[str, Any]:
-    """`run_case` on 1 and on 2 ranks, in processes of their own; a hang ends in gloo's timeout."""
-    out = model.parent / f"ranks-{request.param}"
-    return {**lc.run_ranks(lc.Case(model, reference, out), request.param), "ranks": request.param, "out": out}
+    """`run_case` on 1 and on 2 ranks, in processes of their own; a hang ends in gloo's timeout.
+
+    Two ranks recompute activations too: sharded parameters are then gathered again in the backward pass.
+    """
+    ranks: int = request.param
+    out = model.parent / f"ranks-{ranks}"
+    learner = dataclasses.replace(lc.LEARNER, gradient_checkpointing=ranks == 2)
+    return {**lc.run_ranks(lc.Case(model, reference, out, learner), ranks), "ranks": ranks, "out": out}
 
 
 def make_learner(model: Path, **changes: Any) -> Learner:
