@@ -90,7 +90,9 @@ def score_file(path: Path, preset: str) -> Iterator[str]:
     Raises:
         DataError: the file or a case cannot be read or scored.
     """
-    for index, (line, value) in enumerate(read_values(path, ProblemLog("stop"))):
+    broken = ProblemLog("skip")  # only so that the sentence is ours: the first broken line ends the run
+    for index, (line, value) in enumerate(read_values(path, broken)):
+        _refuse_broken(broken)
         where = f"{path}:{line}: case {index}"
         try:
             case = read_case(value, preset)
@@ -110,6 +112,12 @@ def score_file(path: Path, preset: str) -> Iterator[str]:
                 "gmner_f1": reward.gmner_f1,
             }
         )
+    _refuse_broken(broken)
+
+
+def _refuse_broken(log: ProblemLog) -> None:
+    if log.problems:
+        raise DataError(str(log.problems[0]))
 
 
 def _write_whole(path: Path, lines: list[str]) -> None:

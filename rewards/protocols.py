@@ -85,7 +85,7 @@ def _count_strict(
     def kind(entity: Claim | Gold) -> str:
         return "" if task is Task.EEG else entity.type.strip()
 
-    for name in sorted({kind(entity) for entity in (*claims, *gold)}):
+    for name in sorted({kind(claim) for claim in claims} | {kind(entity) for entity in gold}):
         said = [claim for claim in claims if kind(claim) == name]
         true = [entity for entity in gold if kind(entity) == name]
         tally.claimed[name] += len(said)
