@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.coldstart.mini_model import build_model, build_processor, build_tokenizer, save_model
-from sake_ray.data.miniworld import MiniWorld, board_picture, make_world
+from sake_ray.data.miniworld import LOOKS, MiniWorld, board_picture, make_world
 from sake_ray.data.miniworld_texts import (
+    NOT_SHOWN,
     Lesson,
     PostMaker,
     describe_lesson,
     fact_lesson,
     locate_lesson,
+    place,
     post_lesson,
 )
 
@@ -34,15 +36,16 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class PretrainConfig:
-    """How long and how fast the base model learns; `steps` optimiser steps of `batch` lessons."""
+    """How long and how fast the base model learns: `see_steps`, then `answer_steps` of `batch` lessons."""
 
-    steps: int = 4000
+    see_steps: int = 600
+    answer_steps: int = 1600
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
     seed: int = 0
     threads: int = 2
-    save_every: int = 500
+    score_every: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,9 @@ class EncodedLesson:
     board: tuple[str | None, ...] | None
 
 
-def draw_lesson(rng: random.Random, world: MiniWorld, done: float) -> Lesson:
-    """One lesson for the part of the schedule (`done` in 0..1): first seeing, then answering."""
+def draw_lesson(rng: random.Random, world: MiniWorld, seeing: bool) -> Lesson:
+    """One lesson of the first stage (seeing) or of the second (answering)."""
     draw = rng.random()
-    seeing = done < 0.3
     if draw < (0.45 if seeing else 0.05):
         return describe_lesson(rng)
     if draw < (0.80 if seeing else 0.25):
@@ -76,28 +78,67 @@ def encode_lesson(tokenizer: Any, instruction: str, lesson: Lesson) -> EncodedLe
         content = (image if lesson.board else "") + lesson.user
     prompt = tokenizer.encode(f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
     reply = tokenizer.encode(f"{lesson.reply}<|im_end|>", add_special_tokens=False)
-    return EncodedLesson(tuple(prompt + reply), (IGNORED,) * len(prompt) + tuple(reply), lesson.board)
+    labels = [IGNORED] * len(prompt) + reply
+    if lesson.board and not lesson.post:
+        _label_pads(tokenizer, lesson, prompt, labels)
+    return EncodedLesson(tuple(prompt + reply), tuple(labels), lesson.board)
+
+
+def _label_pads(tokenizer: Any, lesson: Lesson, prompt: Sequence[int], labels: list[int]) -> None:
+    """Let each image position say what it shows: the look in one lesson, the place in the other.
+
+    Image tokens come before any word, so the model cannot tell the lessons apart there and must hold
+    both. Without this the looks are learnt only through attention from the reply, many times slower.
+    """
+    first = prompt.index(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+    assert lesson.board is not None
+    for cell, look in enumerate(lesson.board):
+        word = (look or f" {NOT_SHOWN}") if lesson.user == "describe" else place(cell)
+        # Labels are shifted by one in the loss: the position after a pad holds the pad's own label.
+        labels[first + cell + 1] = tokenizer.convert_tokens_to_ids(word)
 
 
 def batches(
-    tokenizer: Any, instruction: str, world: MiniWorld, config: PretrainConfig
+    tokenizer: Any, instruction: str, world: MiniWorld, config: PretrainConfig, *, seeing: bool
 ) -> Iterator[list[EncodedLesson]]:
-    """`config.steps` batches; lessons of like length share a batch so that padding stays small."""
-    rng = random.Random(f"pretrain-{config.seed}")
+    """A stage's batches; lessons of like length share a batch so that padding stays small."""
+    steps = config.see_steps if seeing else config.answer_steps
+    rng = random.Random(f"pretrain-{config.seed}" if seeing else f"pretrain-{config.seed}-answers")
     pool_size = 8
-    for start in range(0, config.steps, pool_size):
-        done = start / config.steps
+    for start in range(0, steps, pool_size):
         pool = [
-            encode_lesson(tokenizer, instruction, draw_lesson(rng, world, done))
+            encode_lesson(tokenizer, instruction, draw_lesson(rng, world, seeing))
             for _ in range(pool_size * config.batch)
         ]
         pool.sort(key=lambda lesson: (len(lesson.ids), lesson.board is None))
         chunks = [pool[i : i + config.batch] for i in range(0, len(pool), config.batch)]
         rng.shuffle(chunks)
-        yield from chunks[: config.steps - start]
+        yield from chunks[: steps - start]
 
 
-def forward(model: Any, image_processor: Any, pad_id: int, lessons: Sequence[EncodedLesson]) -> tuple[Any, Any]:
+class BoardPixels:
+    """What the image processor makes of boards, put together from its answer for each cell and look."""
+
+    def __init__(self, image_processor: Any) -> None:
+        import torch
+
+        self._cells: dict[str | None, Any] = {}
+        for look in (None, *LOOKS):
+            vision = image_processor(images=[board_picture((look,) * BOARD_PADS)], return_tensors="pt")
+            # The processor groups patches by merged token, so a board cell is four rows in a run.
+            self._cells[look] = vision["pixel_values"].reshape(BOARD_PADS, 4, -1)
+            self._grid = vision["image_grid_thw"]
+        self._torch = torch
+
+    def __call__(self, boards: Sequence[tuple[str | None, ...]]) -> dict[str, Any]:
+        """`pixel_values` (boards x 36, 1176) and `image_grid_thw` (boards, 3)."""
+        if not boards:
+            return {}
+        rows = [self._cells[look][cell] for board in boards for cell, look in enumerate(board)]
+        return {"pixel_values": self._torch.cat(rows), "image_grid_thw": self._grid.repeat(len(boards), 1)}
+
+
+def forward(model: Any, pixels: BoardPixels, pad_id: int, lessons: Sequence[EncodedLesson]) -> tuple[Any, Any]:
     """Logits (B, T-1, V) and their labels (B, T-1) for a padded batch."""
     import torch
 
@@ -110,21 +151,20 @@ def forward(model: Any, image_processor: Any, pad_id: int, lessons: Sequence[Enc
         ids[row, :n] = torch.tensor(lesson.ids)
         labels[row, :n] = torch.tensor(lesson.labels)
         attention[row, :n] = 1
-    pictures = [board_picture(lesson.board) for lesson in lessons if lesson.board]
-    vision = image_processor(images=pictures, return_tensors="pt") if pictures else {}
+    vision = pixels([lesson.board for lesson in lessons if lesson.board])
     out = model(
         input_ids=ids, attention_mask=attention, mm_token_type_ids=(ids == pad_id).long(), use_cache=False, **vision
     )
     return out.logits[:, :-1], labels[:, 1:]
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Warm-up, constant, then linear to 2 % over the last 40 %."""
-    tail = max(0.0, step / config.steps - 0.6) / 0.4
+def learning_rate(config: PretrainConfig, step: int, *, seeing: bool) -> float:
+    """Warm-up; constant while learning to see; later linear to 2 % over the last half."""
+    tail = 0.0 if seeing else max(0.0, step / config.answer_steps - 0.5) / 0.5
     return config.lr * min(1.0, (step + 1) / config.warmup) * (1.0 - 0.98 * tail)
 
 
-def lesson_scores(model: Any, processor: Any, tokenizer: Any, instruction: str, world: MiniWorld) -> dict[str, float]:
+def lesson_scores(model: Any, pixels: BoardPixels, tokenizer: Any, instruction: str, world: MiniWorld) -> dict[str, float]:
     """Share of held-out replies predicted right in every token (teacher-forced), by kind of lesson."""
     import torch
 
@@ -142,7 +182,7 @@ def lesson_scores(model: Any, processor: Any, tokenizer: Any, instruction: str, 
     with torch.no_grad():
         for kind, lessons in kinds.items():
             encoded = [encode_lesson(tokenizer, instruction, lesson) for lesson in lessons]
-            logits, labels = forward(model, processor.image_processor, pad_id, encoded)
+            logits, labels = forward(model, pixels, pad_id, encoded)
             right = (logits.argmax(-1) == labels) | (labels == IGNORED)
             scores[kind] = right.all(-1).float().mean().item()
             scores[f"{kind}_tokens"] = right[labels != IGNORED].float().mean().item()
@@ -151,22 +191,43 @@ def lesson_scores(model: Any, processor: Any, tokenizer: Any, instruction: str, 
 
 
 def pretrain(folder: Path, instruction: str, config: PretrainConfig) -> dict[str, float]:
-    """Train from nothing, write the Hugging Face folder, return the held-out scores."""
+    """Train from nothing, write the Hugging Face folder, return the held-out scores.
+
+    The first stage's model goes through the same bfloat16 folder, `see/` beside the result: a run that
+    finds it there starts with the second stage.
+    """
     import torch
 
     torch.set_num_threads(config.threads)
-    world = make_world(0)
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer)
-    model = build_model(tokenizer, config.seed)
-    model.train()
+    see = folder.with_name(f"{folder.name}-see")
+    if not (see / "config.json").exists():
+        model = build_model(tokenizer, config.seed)
+        train_stage(model, processor, instruction, config, seeing=True)
+        save_model(model, processor, see)
+    model = load_model(see)
+    scores = train_stage(model, processor, instruction, config, seeing=False)
+    save_model(model, processor, folder)
+    return scores
+
+
+def train_stage(
+    model: Any, processor: Any, instruction: str, config: PretrainConfig, *, seeing: bool
+) -> dict[str, float]:
+    """Run one stage on `model` in place; returns its held-out scores."""
+    import torch
+
+    world, tokenizer = make_world(0), processor.tokenizer
+    pixels = BoardPixels(processor.image_processor)
     pad_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
     began, tokens, running = time.monotonic(), 0, 0.0
-    for step, lessons in enumerate(batches(tokenizer, instruction, world, config)):
+    model.train()
+    for step, lessons in enumerate(batches(tokenizer, instruction, world, config, seeing=seeing)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        logits, labels = forward(model, processor.image_processor, pad_id, lessons)
+            group["lr"] = learning_rate(config, step, seeing=seeing)
+        logits, labels = forward(model, pixels, pad_id, lessons)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -177,10 +238,17 @@ def pretrain(folder: Path, instruction: str, config: PretrainConfig) -> dict[str
         if (step + 1) % 50 == 0:
             seconds = time.monotonic() - began
             log.info("step %d loss %.4f, %.0f s, %.0f tok/s", step + 1, running, seconds, tokens / seconds)
-        if (step + 1) % config.save_every == 0:
-            log.info("step %d %s", step + 1, json.dumps(lesson_scores(model, processor, tokenizer, instruction, world)))
-            save_model(model, processor, folder)
-    save_model(model, processor, folder)
-    scores = lesson_scores(model, processor, tokenizer, instruction, world)
-    log.info("scores %s", json.dumps(scores))
-    return scores
+        if (step + 1) % config.score_every == 0:
+            scores = lesson_scores(model, pixels, tokenizer, instruction, world)
+            log.info("step %d %s", step + 1, json.dumps(scores))
+    return lesson_scores(model, pixels, tokenizer, instruction, world)
+
+
+def load_model(folder: Path) -> Any:
+    """A saved mini model as float32."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )

@@ -1,17 +1,18 @@
 """Builds the mini policy from nothing: tokenizer, image processor, chat template and a tiny Qwen2.5-VL.
 
 Knows nothing of training. Always holds: the tokenizer can encode any text (byte-level), and MiniWorld's
-syllables, looks and answer punctuation are single tokens, so that episodes stay short and what must be
-copied (names, places) is copied token by token.
+syllables, looks, board cells (as boxes) and answer punctuation are single tokens, so that episodes stay
+short and a look or a place is one thing to find and to copy.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sake_ray.data.miniworld import LOOKS, SYLLABLES, TEMPLATES, make_world
+from sake_ray.data.miniworld import GRID, LOOKS, SYLLABLES, TEMPLATES, cell_box, make_world
 from sake_ray.data.miniworld_texts import PostMaker, post_lesson
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ SPECIAL = (
 CHUNKS = (
     '[{"entity": "',
     '", "type": "',
-    '", "box2d": [',
-    ']}, {"entity": "',
-    "]}]",
+    '", "box2d": ',
+    '}, {"entity": "',
+    "}]",
+    "[]",
     '[{"query": "',
     '"}, {"query": "',
     '"}]',
@@ -54,12 +56,6 @@ CHUNKS = (
     " ; ",
     " , ",
     ", ",
-    " [",
-    "]",
-    "0",
-    "28",
-    "56",
-    "84",
     " none",
     " unknown",
     "PER",
@@ -99,7 +95,9 @@ def build_tokenizer() -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    pieces = [*SYLLABLES, *(syllable.capitalize() for syllable in SYLLABLES), *LOOKS, *CHUNKS]
+    boxes = [json.dumps(cell_box(cell).as_list()) for cell in range(GRID * GRID)]
+    boxes += [f" {box}" for box in boxes]
+    pieces = [*SYLLABLES, *(syllable.capitalize() for syllable in SYLLABLES), *LOOKS, *boxes, *CHUNKS]
     fast = Qwen2TokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -122,7 +120,7 @@ def build_processor(tokenizer: Any) -> Any:
     )
 
 
-def build_model(tokenizer: Any, seed: int, *, hidden: int = 192, layers: int = 4) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: Any, seed: int, *, hidden: int = 128, layers: int = 4) -> Qwen2_5_VLForConditionalGeneration:
     """A randomly initialised tiny Qwen2.5-VL with tied embeddings, float32."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration

@@ -46,10 +46,10 @@ class WorldConfig(Section):
     """MiniWorld, the embedded data set (used when data.root is empty)."""
 
     NAME: ClassVar[str] = "world"
-    seed: int = setting(0, "seed the world is drawn from; the shipped base model knows world 0", low=0)
-    known: int = setting(24, "entities the base model was trained on", low=1)
-    long_tail: int = setting(48, "entities of the training posts that only a search reveals", low=1)
-    unseen: int = setting(24, "entities that occur only in held-out posts", low=1)
+    seed: int = setting(0, "seed of all but the known entities, which every world shares", low=0)
+    known: int = setting(48, "entities the base model was trained on", low=1, high=48)
+    long_tail: int = setting(400, "entities of the training posts that only a search reveals", low=1)
+    unseen: int = setting(200, "entities that occur only in held-out posts", low=1)
     train_posts: int = setting(1024, "training posts", low=1)
     dev_posts: int = setting(128, "development posts", low=1)
     test_posts: int = setting(256, "test posts", low=1)

@@ -48,7 +48,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         settings = WorkerSettings(
-            engine=EngineConfig(str(folder), max_model_len=1400, kv_cache_gib=0.25),
+            engine=EngineConfig(str(folder), max_model_len=1400, kv_cache_gib=0.25, ray_metrics=True),
             limits=EpisodeLimits(max_tokens=1400, max_turn_tokens=900),
             prompts=load_prompts("gmner", "compact"),
             min_pixels=84 * 84,
@@ -67,7 +67,7 @@ class Stage:
         return psutil.Process(await self.handles[-1].__ray_call__.remote(lambda actor: os.getpid()))
 
     async def run(self) -> TrajectoryGroup:
-        return await asyncio.wait_for(self.pool.rollout(POST, seeds=SEEDS), 300)
+        return await asyncio.wait_for(self.pool.rollout(POST, seeds=SEEDS), 900)
 
     async def run_and_kill(self, victim: psutil.Process) -> TrajectoryGroup:
         """Run the group, and kill a process while the engine is at work on it."""
@@ -95,7 +95,7 @@ def content(group: TrajectoryGroup) -> list[tuple[list[int], list[int], list[int
 
 
 async def within(call: Awaitable[Any]) -> Any:
-    return await asyncio.wait_for(call, 120)
+    return await asyncio.wait_for(call, 300)
 
 
 async def test_no_group_is_lost_with_an_engine_or_a_worker_and_the_weights_stay_current(stage: Stage) -> None:

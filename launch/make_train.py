@@ -1,0 +1,185 @@
+"""`make train`: the main job on this machine, the way a cluster runs it.
+
+Starts a Ray head with the dashboard, submits `launch/rl_twitter17.py` to it as a job, follows its log with
+progress bars, and takes everything down again. Knows nothing of training. Always holds: only what was
+started here is stopped; Ctrl-C stops the job, which leaves a checkpoint, before the cluster goes.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs uninstalled
+
+import asyncio  # noqa: E402
+import json  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+import shlex  # noqa: E402
+import shutil  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
+from contextlib import contextmanager, suppress  # noqa: E402
+from typing import Any  # noqa: E402
+
+from launch.display import PROGRESS, ProgressBars  # noqa: E402
+from sake_ray.config.cli import config_or_exit  # noqa: E402
+from sake_ray.config.plan import describe_plan, totals  # noqa: E402
+
+log = logging.getLogger("make_train")
+JOB = "rl_twitter17"
+HEAD_TIMEOUT_S = 120.0
+STOP_WAIT_S = 120
+
+
+def free_port(preferred: int, *, low: int = 20000, high: int = 32000) -> int:
+    """`preferred` if it is free, else a free one outside Ray's worker ports (10002-19999)."""
+    for port in (preferred, *range(low + os.getpid() % 5000, high)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise RuntimeError(f"no free port between {low} and {high}; close some programs and try again")
+
+
+@contextmanager
+def ray_head(num_cpus: int) -> Iterator[str]:
+    """A Ray head of our own with dashboard and token authentication; yields the dashboard's address.
+
+    Raises:
+        RuntimeError: it did not come up; with the end of its log.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="sr-"))  # short: Ray puts unix sockets below it
+    dashboard = free_port(8265)
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", f"--port={free_port(6379)}"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += [f"--ray-client-server-port={free_port(10001)}"]
+    command += [f"--dashboard-agent-listen-port={free_port(52365)}"]
+    output = folder / "head.log"
+    with output.open("w") as sink:
+        head = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)
+    try:
+        _wait_for(dashboard, head, output)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        _end(head)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(port: int, head: subprocess.Popen[bytes], output: Path) -> None:
+    deadline = time.monotonic() + HEAD_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if head.poll() is not None:
+            break
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.3)
+    tail = "\n".join(output.read_text(errors="replace").splitlines()[-20:])
+    raise RuntimeError(f"the Ray head did not come up on port {port}:\n{tail}")
+
+
+def _end(head: subprocess.Popen[bytes]) -> None:
+    """Stop the head; what it started is in its own session and goes with it."""
+    head.send_signal(signal.SIGTERM)
+    try:
+        head.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        log.warning("the Ray head did not end in 30 s; killing it")
+    with suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+    head.wait()
+
+
+async def run(address: str, arguments: Sequence[str], run_dir: Path) -> int:
+    """Submit the job, follow it to its end, and return its exit status (0 succeeded, 1 failed, 130 stopped)."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    client = await asyncio.to_thread(_connect, JobSubmissionClient, address)
+    entrypoint = shlex.join(["python", f"launch/{JOB}.py", *arguments])
+    # The working directory travels to the cluster as a package; what .gitignore names stays behind.
+    job_id = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(ROOT)})
+    log.info("dashboard: %s   job: %s", address, job_id)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    follow = asyncio.create_task(_follow(client, job_id))
+    bars = asyncio.create_task(_draw_bars(run_dir / PROGRESS, time.time()))
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({follow, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stopping in done:
+        log.info("stopping the job; it writes a checkpoint first")
+        await asyncio.to_thread(client.stop_job, job_id)
+    while not client.get_job_status(job_id).is_terminal():
+        await asyncio.sleep(0.5)
+    follow.cancel()
+    bars.cancel()
+    stopping.cancel()
+    await asyncio.gather(follow, bars, stopping, return_exceptions=True)
+    status = client.get_job_status(job_id)
+    if status == JobStatus.SUCCEEDED:
+        return 0
+    log.error("the job ended as %s: %s", status.value, client.get_job_info(job_id).message)
+    return 130 if stop.is_set() else 1
+
+
+def _connect(make_client: Any, address: str) -> Any:
+    """The job client; the dashboard answers a little after its port is open."""
+    deadline = time.monotonic() + HEAD_TIMEOUT_S
+    while True:
+        try:
+            return make_client(address)
+        except (ConnectionError, RuntimeError) as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the dashboard at {address} does not answer: {error}") from error
+            time.sleep(0.5)
+
+
+async def _follow(client: Any, job_id: str) -> None:
+    async for text in client.tail_job_logs(job_id):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+async def _draw_bars(path: Path, since: float) -> None:
+    """Bars from the job's `progress.json`, where there is a terminal to draw them on."""
+    if not sys.stderr.isatty():
+        return
+    bars = ProgressBars()
+    try:
+        while True:
+            if path.exists() and path.stat().st_mtime >= since:
+                bars.show(json.loads(path.read_text()))
+            await asyncio.sleep(0.5)
+    finally:
+        bars.stop()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the main job with the given overrides."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    config = config_or_exit(arguments, job=JOB)
+    run_dir = (ROOT / config.run_dir).resolve()
+    given = [word for word in arguments if not word.startswith("run.dir=")]
+    cpus, _ = totals(describe_plan(config))
+    began = time.monotonic()
+    with ray_head(max(os.cpu_count() or 1, round(cpus + 0.49))) as address:
+        status = asyncio.run(run(address, [*given, f"run.dir={run_dir}"], run_dir))
+    log.info("ended with status %d after %.0f s; everything is in %s", status, time.monotonic() - began, run_dir)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

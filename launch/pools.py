@@ -1,0 +1,99 @@
+"""From the configuration to running actors, and their orderly end.
+
+Knows nothing of training. Always holds: whatever was started is stopped, in reverse order, however the
+job ends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from actors.learner_group import LearnerGroup, make_learner_group
+from actors.placement import Resources
+from actors.policy import PublishingLearner
+from actors.reward_pool import RewardPool
+from actors.rollout_pool import RolloutPool, WorkerSettings, spawn_rollout_actor
+from actors.search_pool import SearchPool
+from actors.vllm_engine import EngineConfig
+from envs.episode import EpisodeLimits
+from envs.tools.registry import make_tool
+from rewards.composite import Scorer
+from sake_ray.config.config import Config
+from sake_ray.prompts import load_prompts
+
+
+@dataclass
+class Pools:
+    """The running actors of an RL job."""
+
+    rollout: RolloutPool
+    rewards: RewardPool
+    learner_group: LearnerGroup
+    learner: PublishingLearner
+
+
+def worker_settings(config: Config, model: Path) -> WorkerSettings:
+    """What each rollout worker is built from."""
+    rollout, episode = config.rollout, config.episode
+    return WorkerSettings(
+        engine=EngineConfig(
+            model=str(model),
+            dtype=rollout.dtype,
+            max_model_len=episode.max_tokens,
+            max_num_seqs=rollout.max_num_seqs,
+            max_images=episode.max_images,
+            kv_cache_gib=rollout.kv_cache_gib,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            tensor_parallel=rollout.tensor_parallel,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            seed=config.run.seed,
+            ray_metrics=True,
+        ),
+        limits=EpisodeLimits(**asdict(episode)),
+        prompts=load_prompts(config.data.task, config.prompts.set, config.prompts.dir),
+        min_pixels=config.data.min_pixels,
+        max_pixels=config.data.max_pixels,
+        max_result_chars=config.search.max_chars,
+        resources=Resources(rollout.cpus_per_worker, rollout.gpus_per_worker),
+    )
+
+
+@asynccontextmanager
+async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir: Path) -> AsyncIterator[Pools]:
+    """Start search, rewards, rollout and learner for `model`; stop them on leaving.
+
+    Raises:
+        RuntimeError: an actor did not start; says which and why.
+    """
+    async with AsyncExitStack() as stack:
+        search = SearchPool.start(
+            functools.partial(make_tool, config.search, default_root=str(data_root)),
+            workers=config.search.workers,
+            timeout_s=config.search.timeout_s,
+            resources=Resources(config.search.cpus_per_worker),
+        )
+        stack.push_async_callback(search.shutdown)
+        pixels = {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels}
+        rewards = RewardPool.start(
+            functools.partial(Scorer.from_config, config.reward, **pixels),
+            workers=config.reward.workers,
+            crash_folder=run_dir / "crashes",
+            resources=Resources(config.reward.cpus_per_worker),
+        )
+        stack.push_async_callback(rewards.shutdown)
+        await search.ready()
+        settings = worker_settings(config, model)
+        rollout = RolloutPool(
+            functools.partial(spawn_rollout_actor, settings, search), workers=config.rollout.workers
+        )
+        stack.push_async_callback(rollout.shutdown)
+        group = make_learner_group(config, model)
+        stack.callback(group.shutdown)
+        await group.start()
+        await rollout.start()
+        yield Pools(rollout, rewards, group, PublishingLearner(group, rollout))

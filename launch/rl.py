@@ -1,0 +1,223 @@
+"""The RL job: from a configuration to a trained policy. The `rl_*.py` scripts differ only in defaults.
+
+Wires data, actors and trainer; knows nothing of how any of them works. Always holds: the job ends with
+a checkpoint, on success, on Ctrl-C and on `ray job stop` alike, and leaves no actor behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.placement import init_ray
+from launch.cold_start import starting_policy
+from launch.datasets import DataSet, load_data
+from launch.display import RunDisplay
+from launch.pools import Pools, running_pools
+from launch.held_out import strict_scores
+from sake_ray.config.cli import config_or_exit
+from sake_ray.config.config import Config
+from sake_ray.config.plan import describe_plan, totals
+from sake_ray.data.sampler import ExampleSampler
+from sake_ray.interfaces import LearnerClient
+from sake_ray.metrics import JsonlLog, JsonlTracker
+from sake_ray.report import draw_curves, read_metrics, table_text
+from sake_ray.tracking import make_trackers
+from sake_ray.trainer import checkpoint
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointStore
+from sake_ray.trainer.evaluator import GreedyEvaluator
+from sake_ray.trainer.trainer import StopRequested, Trainer, TrainerSettings
+from sake_ray.types import Progress
+
+log = logging.getLogger(__name__)
+STOPPED = 130
+
+
+def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
+    """Run a job with the command line's settings; returns the process's exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = config_or_exit(sys.argv[1:], job=job, defaults=defaults)
+    cpus, _ = totals(describe_plan(config))
+    scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
+    try:
+        return asyncio.run(run_job(config))
+    finally:
+        ray.shutdown()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+async def run_job(config: Config) -> int:
+    """Train; on a stop request end cleanly with a checkpoint."""
+    run_dir = config.run_dir.resolve()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    display = RunDisplay(run_dir, config.trainer.total_steps)
+    stop = asyncio.Event()
+    _on_signals(stop)
+    try:
+        data = load_data(config)
+        log.info("%d training posts, %d held-out posts from %s", len(data.train), len(data.held_out), data.root)
+        await _until(stop, _train(config, data, run_dir, display, stop))
+    except StopRequested as stopped:
+        log.info("%s; run the same command to go on from there", stopped)
+        display.close("stopped")
+        return STOPPED
+    display.close("done")
+    _report(config, run_dir)
+    return 0
+
+
+async def _train(config: Config, data: DataSet, run_dir: Path, display: RunDisplay, stop: asyncio.Event) -> None:
+    model = await starting_policy(config, display)
+    resumed = _find_checkpoint(config, run_dir)
+    async with running_pools(config, model=model, data_root=data.root, run_dir=run_dir) as pools:
+        trainer = make_trainer(config, data, pools, run_dir, display, resumed)
+        if resumed is not None:
+            await pools.learner.load(resumed.folder / "learner")
+            log.info("resumed from %s", resumed.folder)
+        watcher = asyncio.create_task(_pass_on(stop, trainer))
+        try:
+            await trainer.run()
+        finally:
+            watcher.cancel()
+        await pools.learner.export(run_dir / "policy")
+
+
+def make_trainer(
+    config: Config, data: DataSet, pools: Pools, run_dir: Path, display: RunDisplay, resumed: Checkpoint | None
+) -> Trainer:
+    """The trainer of a job, its state restored from `resumed`."""
+    step = resumed.step if resumed else None
+    settings = config.trainer
+    logs = JsonlLog(run_dir / "trajectories.jsonl", resume_after=step)
+    eval_log = JsonlLog(run_dir / "eval_trajectories.jsonl", resume_after=step)
+    trackers = make_trackers(
+        config.tracking.backends,
+        project=config.tracking.project,
+        run_dir=run_dir,
+        config=config.to_dict(),
+        resume_after=step,
+    )
+    sampler = ExampleSampler(data.train, seed=config.run.seed)
+    progress = Progress()
+    if resumed:
+        sampler.load_state_dict(resumed.state["sampler"])
+        progress = Progress(**resumed.state["progress"])
+    return Trainer(
+        TrainerSettings(
+            total_steps=settings.total_steps,
+            groups_per_step=settings.groups_per_step,
+            group_size=config.rollout.group_size,
+            max_refill_rounds=settings.max_refill_rounds,
+            eval_every=settings.eval_every,
+            checkpoint_every=settings.checkpoint_every,
+            advantage=config.algorithm.advantage,
+            seed=config.run.seed,
+        ),
+        rollout=pools.rollout,
+        rewards=pools.rewards,
+        learner=pools.learner,
+        sampler=sampler,
+        evaluator=GreedyEvaluator(
+            pools.rollout,
+            data.held_out,
+            strict_scores,
+            min_pixels=config.data.min_pixels,
+            max_pixels=config.data.max_pixels,
+            trajectory_log=eval_log,
+            on_post=display.evaluated,
+        ),
+        checkpoints=RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints),
+        tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=step), trackers),
+        trajectory_log=logs,
+        display=display,
+        progress=progress,
+    )
+
+
+@dataclass
+class RunCheckpoints:
+    """The checkpoints of a run: the learner's state in `learner/`, the trainer's beside it."""
+
+    folder: Path
+    keep: int
+
+    async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
+        """Write the checkpoint of `step` unless it is there already (a stop right after a periodic one)."""
+        store = CheckpointStore(self.folder, self.keep)
+        if (self.folder / f"step-{step:06d}").exists():
+            return
+        with store.begin(step, state) as folder:
+            await learner.save(folder / "learner")
+
+
+def _find_checkpoint(config: Config, run_dir: Path) -> Checkpoint | None:
+    resume = config.trainer.resume
+    store = CheckpointStore(run_dir / "checkpoints", config.trainer.keep_checkpoints)
+    if resume == "auto":
+        return store.find_latest()
+    if resume != "never":
+        return checkpoint.load(Path(resume))
+    if store.root.exists() and any(store.root.iterdir()):
+        raise checkpoint.CheckpointError(
+            f"trainer.resume=never, but {store.root} holds checkpoints; choose another run.dir or remove them"
+        )
+    return None
+
+
+async def _until(stop: asyncio.Event, work: Any) -> None:
+    """`work`, cancelled when a stop comes while nothing has been trained that could be lost."""
+    task = asyncio.ensure_future(work)
+    waiter = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    if not task.done() and not _training.is_set():
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise StopRequested("stopped before the first step; nothing was trained yet")
+    await task
+
+
+_training = asyncio.Event()
+
+
+async def _pass_on(stop: asyncio.Event, trainer: Trainer) -> None:
+    """Hand a stop request to the trainer, which knows when nothing is lost."""
+    _training.set()
+    await stop.wait()
+    trainer.request_stop()
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+
+def _report(config: Config, run_dir: Path) -> None:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    curves = run_dir / "curves.png"
+    draw_curves(rows, curves, f"{config.job}, preset {config.preset}, seed {config.run.seed}")
+    log.info("done: %d steps, run folder %s\n\n%s\ncurves: %s", rows[-1]["step"], run_dir, table_text(rows), curves)
+
+
+def entry(job: str, defaults: Mapping[str, Any] | None = None) -> None:
+    """`main` for a script: ends the process."""
+    raise SystemExit(main(job, defaults))
+
+
+def posts_of(subset: str, argv: Sequence[str]) -> dict[str, Any]:
+    """A job's subset, which is of use only for a data set of the user's own: MiniWorld has none."""
+    return {"data.subset": subset} if any(word.startswith("data.root=") for word in argv) else {}

@@ -1,0 +1,11 @@
+"""Stage 2 on all posts of the data set in data.root, with the types of GMNER."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs uninstalled, as a Ray working directory
+
+from launch.rl import entry  # noqa: E402
+
+if __name__ == "__main__":
+    entry("rl_gmner", {"data.task": "gmner"})

@@ -1,0 +1,11 @@
+"""Stage 2 on the Twitter-2017 posts of the data set in data.root (without it: on MiniWorld)."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs uninstalled, as a Ray working directory
+
+from launch.rl import entry, posts_of  # noqa: E402
+
+if __name__ == "__main__":
+    entry("rl_twitter17", posts_of("twitter17", sys.argv))
