@@ -116,10 +116,8 @@ def test_the_paper_reward_does_not_depend_on_the_order_of_the_answer(order: list
 @given(st.sampled_from([0, 1, 2]), st.booleans())
 def test_raw_turns_score_as_the_trajectory_they_came_from(searches: int, right: bool) -> None:
     last = RIGHT if right else Answer(())
-    episode = trajectory(
-        *[(TextSearch(("a",)), SEEN), (ImageSearch(("b",)), SEEN)][:searches],
-        (last, None),
-    )
+    asked: list[tuple[Action, Observation | None]] = [(TextSearch(("a",)), SEEN), (ImageSearch(("b",)), SEEN)]
+    episode = trajectory(*asked[:searches], (last, None))
     rows = [
         Gold("Ada", "PER", ((0, 0, 100, 100),)),
         Gold("Rome", "LOC", ()),
