@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900.0
+_NAMES_FREE_S = 10.0
 
 
 class LearnerRank:
@@ -73,15 +74,13 @@ class LearnerRank:
         """See `Learner.update`."""
         with self._doing("update"):
             metrics = self._ready.update(samples)
-        self._last = metrics
-        self._gauges["step"].set(self._ready.step, {"actor": self.name})
-        self._gauges["tokens_per_s"].set(metrics["train/tokens_per_s"], {"actor": self.name})
-        return metrics
+        return self._reported(metrics)
 
     def sft(self, samples: list[TrainSample]) -> dict[str, float]:
         """See `Learner.sft_step`."""
         with self._doing("sft"):
-            return self._ready.sft_step(samples)
+            metrics = self._ready.sft_step(samples)
+        return self._reported(metrics)
 
     def log_probs(self, samples: list[TrainSample], reference: bool) -> list[FloatArray]:
         """See `Learner.log_probs`."""
@@ -113,6 +112,12 @@ class LearnerRank:
         """What the rank is doing; answers while a step runs."""
         step = self._learner.step if self._learner else -1
         return {"name": self.name, "step": step, "busy": self._busy, "metrics": self._last}
+
+    def _reported(self, metrics: dict[str, float]) -> dict[str, float]:
+        self._last = metrics
+        self._gauges["step"].set(self._ready.step, {"actor": self.name})
+        self._gauges["tokens_per_s"].set(metrics["train/tokens_per_s"], {"actor": self.name})
+        return metrics
 
     @contextlib.contextmanager
     def _doing(self, what: str) -> Iterator[None]:
@@ -148,18 +153,20 @@ class LearnerGroup:
         Raises:
             RuntimeError: the cluster had no room for them in time; the message says what they ask for.
         """
+        if self.actors:
+            raise RuntimeError("the learner group is started already")
         threads = max(1, int(self.resources.cpus))
         remote = ray.remote(concurrency_groups={"health": 1})(LearnerRank)
-        self.actors = [
-            remote.options(
-                name=actor_name(LEARNER, rank),
-                num_cpus=self.resources.cpus,
-                num_gpus=self.resources.gpus,
-                max_restarts=0,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
-            ).remote(self.settings, rank, self.ranks, threads)
-            for rank in range(self.ranks)
-        ]
+        # Listed one by one: if one cannot be made, `shutdown` finds those before it.
+        for rank in range(self.ranks):
+            options = {
+                "name": actor_name(LEARNER, rank),
+                "num_cpus": self.resources.cpus,
+                "num_gpus": self.resources.gpus,
+                "max_restarts": 0,
+                "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            }
+            self.actors.append(remote.options(**options).remote(self.settings, rank, self.ranks, threads))
         started = time.perf_counter()
         try:
             address, port = (await asyncio.wait_for(self._on_all("address"), timeout_s))[0]
@@ -182,15 +189,17 @@ class LearnerGroup:
         if not trajectories:
             raise ValueError("an update needs at least one trajectory; a step must not train on an empty batch")
         samples = [TrainSample.of(trajectory) for trajectory in trajectories]
-        shards = self._shards(samples)
-        answers = await self._each("update", [([samples[i] for i in shard],) for shard in shards])
-        return dict(answers[0])
+        return await self._train("update", samples)
 
     async def sft(self, samples: Sequence[TrainSample]) -> dict[str, float]:
-        """One supervised step on samples, split over the ranks by tokens; returns `train/…` metrics."""
-        shards = self._shards(samples)
-        answers = await self._each("sft", [([samples[i] for i in shard],) for shard in shards])
-        return dict(answers[0])
+        """One supervised step on samples, split over the ranks by tokens; returns `train/…` metrics.
+
+        Raises:
+            ValueError: no samples.
+        """
+        if not samples:
+            raise ValueError("a supervised step needs at least one sample")
+        return await self._train("sft", samples)
 
     async def log_probs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> list[FloatArray]:
         """Log-probs of each sample's trained tokens, in the samples' order."""
@@ -229,10 +238,23 @@ class LearnerGroup:
         return list(await asyncio.gather(*(actor.health.remote() for actor in self.actors)))
 
     def shutdown(self) -> None:
-        """End the ranks; the group can be started anew."""
+        """End the ranks and wait until their names are free: this group or another can be started then."""
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
+        deadline = time.monotonic() + _NAMES_FREE_S
+        for rank in range(len(self.actors)):
+            while _is_taken(actor_name(LEARNER, rank)):
+                if time.monotonic() > deadline:
+                    log.warning("%s is still ending after %.0f s", actor_name(LEARNER, rank), _NAMES_FREE_S)
+                    break
+                time.sleep(0.05)
         self.actors = []
+
+    async def _train(self, method: str, samples: Sequence[TrainSample]) -> dict[str, float]:
+        """Split samples over the ranks by tokens; rank 0's metrics, which are those of all ranks."""
+        shards = self._shards(samples)
+        answers = await self._each(method, [([samples[i] for i in shard],) for shard in shards])
+        return dict(answers[0])
 
     def _shards(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         return balanced_shards([len(sample.token_ids) for sample in samples], self.ranks)
@@ -249,6 +271,15 @@ class LearnerGroup:
                 getattr(actor, method).remote(*args) for actor, args in zip(self.actors, arguments, strict=True)
             ]
             return list(await asyncio.gather(*calls))
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a live actor has this name."""
+    try:
+        ray.get_actor(name)
+    except ValueError:
+        return False
+    return True
 
 
 def learner_settings(config: Config, model: Path, reference: Path | None = None) -> LearnerSettings:

@@ -13,9 +13,9 @@ from typing import cast
 
 from sake_ray.config.config import Config, section_hash
 from sake_ray.config.sections import DataConfig
-from sake_ray.data.problems import LoadResult, OnBad
 from sake_ray.data.loading import load_split
 from sake_ray.data.miniworld_files import WorldSpec, ensure_world
+from sake_ray.data.problems import LoadResult, OnBad
 from sake_ray.data.resolve import Images
 from sake_ray.data.seen import mark_seen
 from sake_ray.types import Example

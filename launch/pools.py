@@ -88,9 +88,7 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
         stack.push_async_callback(rewards.shutdown)
         await search.ready()
         settings = worker_settings(config, model)
-        rollout = RolloutPool(
-            functools.partial(spawn_rollout_actor, settings, search), workers=config.rollout.workers
-        )
+        rollout = RolloutPool(functools.partial(spawn_rollout_actor, settings, search), workers=config.rollout.workers)
         stack.push_async_callback(rollout.shutdown)
         group = make_learner_group(config, model)
         stack.callback(group.shutdown)

@@ -23,8 +23,8 @@ from actors.placement import init_ray
 from launch.cold_start import starting_policy
 from launch.datasets import DataSet, load_data
 from launch.display import RunDisplay
-from launch.pools import Pools, running_pools
 from launch.held_out import strict_scores
+from launch.pools import Pools, running_pools
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
 from sake_ray.config.plan import describe_plan, totals

@@ -76,7 +76,9 @@ def encode_lesson(tokenizer: Any, instruction: str, lesson: Lesson) -> EncodedLe
         content = instruction.replace("{image}", image).replace("{post}", lesson.user)
     else:
         content = (image if lesson.board else "") + lesson.user
-    prompt = tokenizer.encode(f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+    prompt = tokenizer.encode(
+        f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
+    )
     reply = tokenizer.encode(f"{lesson.reply}<|im_end|>", add_special_tokens=False)
     labels = [IGNORED] * len(prompt) + reply
     if lesson.board and not lesson.post:
@@ -164,7 +166,9 @@ def learning_rate(config: PretrainConfig, step: int, *, seeing: bool) -> float:
     return config.lr * min(1.0, (step + 1) / config.warmup) * (1.0 - 0.98 * tail)
 
 
-def lesson_scores(model: Any, pixels: BoardPixels, tokenizer: Any, instruction: str, world: MiniWorld) -> dict[str, float]:
+def lesson_scores(
+    model: Any, pixels: BoardPixels, tokenizer: Any, instruction: str, world: MiniWorld
+) -> dict[str, float]:
     """Share of held-out replies predicted right in every token (teacher-forced), by kind of lesson."""
     import torch
 

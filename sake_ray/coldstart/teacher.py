@@ -48,7 +48,9 @@ class ScriptedTeacher:
         self._turn += 1
         ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
         if len(ids) > max_tokens:
-            raise ValueError(f"post {self._example.id}: the teacher's turn takes {len(ids)} tokens, {max_tokens} are left")
+            raise ValueError(
+                f"post {self._example.id}: the teacher's turn takes {len(ids)} tokens, {max_tokens} are left"
+            )
         return Completion(ids, (0.0,) * len(ids), text, "stop", 0)
 
     def turn_text(self, turn: int) -> str:

@@ -55,7 +55,9 @@ def search(kind: str, names: Sequence[str]) -> str:
 def describe_lesson(rng: random.Random) -> Lesson:
     """Say for each of the nine cells what is in it."""
     board, _ = draw_board(rng, [], 1.0, glyphs=rng.randint(3, 7))
-    return Lesson("describe", " ; ".join(f"{place(cell)} {look or NOT_SHOWN}" for cell, look in enumerate(board)), board)
+    return Lesson(
+        "describe", " ; ".join(f"{place(cell)} {look or NOT_SHOWN}" for cell, look in enumerate(board)), board
+    )
 
 
 def locate_lesson(rng: random.Random) -> Lesson:

@@ -101,6 +101,15 @@ async def test_a_step_a_checkpoint_and_an_export(
     assert all(np.array_equal(after[name], p.detach().numpy()) for name, p in hf.named_parameters())
 
 
+async def test_a_supervised_step_takes_samples(group: LearnerGroup, settings: LearnerSettings) -> None:
+    samples = lc.make_samples(settings.model, 3, images=False)
+    first = await group.sft(samples)
+    assert first["train/tokens"] == sum(sample.trained_tokens for sample in samples)
+    assert (await group.sft(samples))["train/loss"] < first["train/loss"]
+    with pytest.raises(ValueError, match="at least one sample"):
+        await group.sft([])
+
+
 async def test_bad_input_is_refused_before_any_rank_is_called(group: LearnerGroup, settings: LearnerSettings) -> None:
     with pytest.raises(ValueError, match="empty batch"):
         await group.update([])
@@ -108,3 +117,9 @@ async def test_bad_input_is_refused_before_any_rank_is_called(group: LearnerGrou
     unscored.advantage = None
     with pytest.raises(ValueError, match="no advantage"):
         await group.update([unscored])
+
+
+async def test_an_ended_group_leaves_its_names_to_the_next(group: LearnerGroup) -> None:
+    group.shutdown()
+    await group.start()
+    assert [h["step"] for h in await group.health()] == [0, 0]

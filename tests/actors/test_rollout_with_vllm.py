@@ -120,7 +120,8 @@ async def test_no_group_is_lost_with_an_engine_or_a_worker_and_the_weights_stay_
     children = worker.children(recursive=True)
     assert content(await stage.run_and_kill(worker)) == undisturbed
     assert len(stage.handles) == 2 and (await stage.pool.stats())[0].version == 7
-    assert await asyncio.to_thread(psutil.wait_procs, children, 10) == (children, []), "no engine outlives its worker"
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 30)
+    assert not alive, "no engine outlives its worker"
 
 
 def noisy_params(folder: Path) -> dict[str, Any]:
