@@ -84,7 +84,7 @@ async def cold_start(config: Config, folder: Path, display: RunDisplay) -> dict[
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             await group.export(scratch)
-            scratch.chmod(0o755)
+            scratch.chmod(0o755)  # noqa: ASYNC240
             os.replace(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

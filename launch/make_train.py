@@ -122,7 +122,7 @@ async def run(address: str, arguments: Sequence[str], run_dir: Path) -> int:
     if stopping in done:
         log.info("stopping the job; it writes a checkpoint first")
         await asyncio.to_thread(client.stop_job, job_id)
-    while not client.get_job_status(job_id).is_terminal():
+    while not client.get_job_status(job_id).is_terminal():  # noqa: ASYNC110
         await asyncio.sleep(0.5)
     follow.cancel()
     bars.cancel()
@@ -160,8 +160,8 @@ async def _draw_bars(path: Path, since: float) -> None:
     bars = ProgressBars()
     try:
         while True:
-            if path.exists() and path.stat().st_mtime >= since:
-                bars.show(json.loads(path.read_text()))
+            if path.exists() and path.stat().st_mtime >= since:  # noqa: ASYNC240
+                bars.show(json.loads(path.read_text()))  # noqa: ASYNC240
             await asyncio.sleep(0.5)
     finally:
         bars.stop()

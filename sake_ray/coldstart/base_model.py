@@ -39,7 +39,7 @@ class PretrainConfig:
     """How long and how fast the base model learns: `see_steps`, then `answer_steps` of `batch` lessons."""
 
     see_steps: int = 600
-    answer_steps: int = 1600
+    answer_steps: int = 1800
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100

@@ -81,7 +81,7 @@ class ChatCodec:
 
     def _after_assistant(self, parts: Sequence[Part]) -> tuple[str, str]:
         """What the template writes after an assistant's words: the end-of-turn token, and all that follows it."""
-        conversation = [
+        conversation: list[dict[str, Any]] = [
             {"role": "user", "content": "."},
             {"role": "assistant", "content": _MARK},
             {"role": "user", "content": _content(parts) if parts else "."},
