@@ -9,13 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs uninstalled
 
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import logging  # noqa: E402
-from dataclasses import asdict  # noqa: E402
+import hashlib
+import json
+import logging
+from dataclasses import asdict
 
-from sake_ray.coldstart.base_model import PretrainConfig, pretrain  # noqa: E402
-from sake_ray.prompts import load_prompts  # noqa: E402
+from sake_ray.coldstart.base_model import PretrainConfig, pretrain
+from sake_ray.prompts import load_prompts
 
 
 def main(folder: Path) -> None:
