@@ -175,7 +175,7 @@ def test_the_hash_is_of_what_was_asked_for_and_not_of_where_it_is_written() -> N
     base = load()
     assert base.config_hash == load("run.dir=/elsewhere").config_hash
     assert base.config_hash != load("run.seed=1").config_hash
-    assert section_hash(base.rollout) == section_hash(RolloutConfig(max_num_seqs=128, top_p=1))
+    assert section_hash(base.rollout) == section_hash(RolloutConfig(cpus_per_worker=0, max_num_seqs=128, top_p=1))
 
 
 def test_paths_are_made_absolute_for_a_job_that_runs_elsewhere(tmp_path: Path) -> None:
