@@ -18,7 +18,6 @@ import time
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from actors.learner_group import make_learner_group
 from envs.episode import EpisodeLimits, run_episode
@@ -132,8 +131,3 @@ async def _samples(config: Config) -> list[TrainSample]:
 def _sample(trajectory: Trajectory) -> TrainSample:
     trajectory.advantage = 0.0
     return TrainSample.of(trajectory)
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """What is recorded beside the shipped base model: seed, steps, hash and scores."""
-    return dict(json.loads((folder / "card.json").read_text()))

@@ -10,27 +10,18 @@ from collections.abc import Sequence
 
 from rewards.composite import gold_of
 from rewards.entities import Claim, Quad
-from rewards.f1 import f1_score
-from rewards.matching import Task, candidates, maximum_pairs
+from rewards.protocols import score_strict
 from sake_ray.trainer.evaluator import Prediction
 from sake_ray.types import Box, Example
-
-IOU_THRESHOLD = 0.5
 
 
 def strict_scores(predictions: Sequence[Sequence[Prediction]], examples: Sequence[Example]) -> dict[str, float]:
     """Micro F1 over posts: `gmner_f1`, `mner_f1`, `eeg_f1`, each in 0..1."""
-    claims = [[Claim(p.text, p.type, _quad(p.box)) for p in post] for post in predictions]
-    gold = [[gold_of(entity) for entity in example.entities] for example in examples]
-    claimed, wanted = sum(map(len, claims)), sum(map(len, gold))
-    scores = {}
-    for task in Task:
-        right = sum(
-            maximum_pairs(candidates(said, true, task, IOU_THRESHOLD), len(true))
-            for said, true in zip(claims, gold, strict=True)
-        )
-        scores[f"{task.value}_f1"] = f1_score(right, claimed, wanted)
-    return scores
+    posts = [
+        ([Claim(p.text, p.type, _quad(p.box)) for p in said], [gold_of(entity) for entity in example.entities])
+        for said, example in zip(predictions, examples, strict=True)
+    ]
+    return {f"{task}_f1": scores["micro_f1"] / 100 for task, scores in score_strict(posts).items()}
 
 
 def _quad(box: Box | None) -> Quad | None:

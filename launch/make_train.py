@@ -28,6 +28,7 @@ from typing import Any  # noqa: E402
 
 from launch.display import PROGRESS, ProgressBars  # noqa: E402
 from sake_ray.config.cli import config_or_exit  # noqa: E402
+from sake_ray.config.load import absolute_paths  # noqa: E402
 from sake_ray.config.plan import describe_plan, totals  # noqa: E402
 
 log = logging.getLogger("make_train")
@@ -171,8 +172,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the main job with the given overrides."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     config = config_or_exit(arguments, job=JOB)
-    run_dir = (ROOT / config.run_dir).resolve()
-    given = [word for word in arguments if not word.startswith("run.dir=")]
+    run_dir = config.run_dir.resolve()
+    # The job runs in a copy of the working tree: paths relative to here would not be found there.
+    given = absolute_paths([word for word in arguments if not word.startswith("run.dir=")], Path.cwd())
     cpus, _ = totals(describe_plan(config))
     began = time.monotonic()
     with ray_head(max(os.cpu_count() or 1, round(cpus + 0.49))) as address:

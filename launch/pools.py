@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from actors.learner_group import LearnerGroup, make_learner_group
+from actors.learner_group import make_learner_group
 from actors.placement import Resources
 from actors.policy import PublishingLearner
 from actors.reward_pool import RewardPool
@@ -32,7 +32,6 @@ class Pools:
 
     rollout: RolloutPool
     rewards: RewardPool
-    learner_group: LearnerGroup
     learner: PublishingLearner
 
 
@@ -94,4 +93,4 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
         stack.callback(group.shutdown)
         await group.start()
         await rollout.start()
-        yield Pools(rollout, rewards, group, PublishingLearner(group, rollout))
+        yield Pools(rollout, rewards, PublishingLearner(group, rollout))

@@ -64,12 +64,12 @@ async def run_job(config: Config) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
     display = RunDisplay(run_dir, config.trainer.total_steps)
-    stop = asyncio.Event()
+    stop, training = asyncio.Event(), asyncio.Event()
     _on_signals(stop)
     try:
         data = load_data(config)
         log.info("%d training posts, %d held-out posts from %s", len(data.train), len(data.held_out), data.root)
-        await _until(stop, _train(config, data, run_dir, display, stop))
+        await _until(stop, training, _train(config, data, run_dir, display, stop, training))
     except StopRequested as stopped:
         log.info("%s; run the same command to go on from there", stopped)
         display.close("stopped")
@@ -79,7 +79,9 @@ async def run_job(config: Config) -> int:
     return 0
 
 
-async def _train(config: Config, data: DataSet, run_dir: Path, display: RunDisplay, stop: asyncio.Event) -> None:
+async def _train(
+    config: Config, data: DataSet, run_dir: Path, display: RunDisplay, stop: asyncio.Event, training: asyncio.Event
+) -> None:
     model = await starting_policy(config, display)
     resumed = _find_checkpoint(config, run_dir)
     async with running_pools(config, model=model, data_root=data.root, run_dir=run_dir) as pools:
@@ -87,7 +89,7 @@ async def _train(config: Config, data: DataSet, run_dir: Path, display: RunDispl
         if resumed is not None:
             await pools.learner.load(resumed.folder / "learner")
             log.info("resumed from %s", resumed.folder)
-        watcher = asyncio.create_task(_pass_on(stop, trainer))
+        watcher = asyncio.create_task(_pass_on(stop, training, trainer))
         try:
             await trainer.run()
         finally:
@@ -177,25 +179,22 @@ def _find_checkpoint(config: Config, run_dir: Path) -> Checkpoint | None:
     return None
 
 
-async def _until(stop: asyncio.Event, work: Any) -> None:
+async def _until(stop: asyncio.Event, training: asyncio.Event, work: Any) -> None:
     """`work`, cancelled when a stop comes while nothing has been trained that could be lost."""
     task = asyncio.ensure_future(work)
     waiter = asyncio.ensure_future(stop.wait())
     await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()
-    if not task.done() and not _training.is_set():
+    if not task.done() and not training.is_set():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise StopRequested("stopped before the first step; nothing was trained yet")
     await task
 
 
-_training = asyncio.Event()
-
-
-async def _pass_on(stop: asyncio.Event, trainer: Trainer) -> None:
+async def _pass_on(stop: asyncio.Event, training: asyncio.Event, trainer: Trainer) -> None:
     """Hand a stop request to the trainer, which knows when nothing is lost."""
-    _training.set()
+    training.set()
     await stop.wait()
     trainer.request_stop()
 
