@@ -30,6 +30,9 @@ STOP_STRINGS = ("</answer>", "</text_search>", "</image_search>")
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 """Never sampled: a stray pad would stand for an image that is not there, and vLLM accepts it silently."""
 
+CPU_STEP_TOKENS = 16384
+"""Tokens a CPU engine takes into one step, prompts and images included."""
+
 _BANNED = -100.0
 _GIB = 1 << 30
 
@@ -338,6 +341,10 @@ def _build(config: EngineConfig, backend: str, stats: EngineStats) -> Any:
         # CPU attention wants multiples of 32; the smallest gives the finest prefix hits.
         block_size=32 if on_cpu else None,
         enforce_eager=on_cpu,
+        # A prompt prefilled in parts makes vLLM take back a draw of the request's own generator, which
+        # torch cannot do on a CPU: the engine would die. So a prompt goes in whole or waits a step.
+        enable_chunked_prefill=False if on_cpu else None,
+        max_num_batched_tokens=max(config.max_model_len, CPU_STEP_TOKENS) if on_cpu else None,
         kv_cache_memory_bytes=int(config.kv_cache_gib * _GIB) if on_cpu else None,
         gpu_memory_utilization=config.gpu_memory_utilization,
         skip_mm_profiling=on_cpu,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from actors.placement import Resources, actor_options, engine_env
-from actors.vllm_engine import STOP_STRINGS, VISION_TOKENS, EngineConfig, EngineLost, VllmEngine
+from actors.vllm_engine import CPU_STEP_TOKENS, STOP_STRINGS, VISION_TOKENS, EngineConfig, EngineLost, VllmEngine
 from actors.weight_sync import ShmWeightSync, WeightSyncError
 from sake_ray.types import Completion
 from tests.tiny_model import make_tiny_model
@@ -100,6 +100,16 @@ def bench(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     bench.get("start", "main", EngineConfig(str(folder), max_model_len=2048, kv_cache_gib=0.25))
     yield bench
     ray.kill(host)
+
+
+def test_seeded_prompts_beyond_one_engine_step_do_not_depend_on_their_company(bench: Bench) -> None:
+    # Ten prompts of about 1,900 tokens are more than a CPU engine takes into one step.
+    long = [bench.prompt(f"post {i} " + "word " * 450) for i in range(10)]
+    assert sum(len(ids) for ids in long) > CPU_STEP_TOKENS
+    assert max(len(ids) for ids in long) < 2040
+    requests = [(ids, [picture(i)], {"max_tokens": 4, "seed": i}) for i, ids in enumerate(long)]
+    together = [completion.token_ids for completion, _ in bench.get("generate", "main", requests)]
+    assert together[-1] == bench.one(*requests[-1][:2], **requests[-1][2])[0].token_ids
 
 
 def test_logprobs_of_a_multi_turn_multi_image_episode_equal_transformers(bench: Bench) -> None:
