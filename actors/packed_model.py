@@ -1,6 +1,7 @@
 """The model's forward pass on a packed micro-batch: hidden states in, log-probs of the trained tokens out.
 
-Knows nothing of trajectories, losses or ranks. Always holds: logits exist only for a chunk of trained
+Knows nothing of trajectories, losses or ranks. Always holds: log-probs are of the distribution the engine samples
+from, vision tokens banned and at the sampling temperature; logits exist only for a chunk of trained
 positions at a time (recomputed in the backward pass); each different image goes through the vision
 tower once however often it is shown; the vision tower takes part in every forward and backward pass,
 or ranks whose micro-batches hold no image would leave the others waiting in a collective.
@@ -8,6 +9,7 @@ or ranks whose micro-batches hold no image would leave the others waiting in a c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from actors.vision_ban import BAN_BIAS, banned_ids
+
 
 class PackedModel(nn.Module):
     """A Qwen2.5-VL that answers "how likely was this token" for chosen tokens of packed rows."""
 
-    def __init__(self, hf: Any, *, logprob_chunk: int, temperature: float = 1.0) -> None:
-        """Wrap a transformers model; `temperature` is the one the tokens were sampled at."""
+    def __init__(self, hf: Any, *, logprob_chunk: int, temperature: float = 1.0, banned: Sequence[int] = ()) -> None:
+        """Wrap a transformers model; tokens were sampled at `temperature`, and never one of the ids `banned`."""
         super().__init__()
         self.hf = hf
         self.logprob_chunk = logprob_chunk
         self.temperature = temperature
+        self.register_buffer("banned", torch.tensor(banned, dtype=torch.long), persistent=False)
 
     def forward(
         self,
@@ -77,6 +82,7 @@ class PackedModel(nn.Module):
 
     def _chunk_log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.hf.lm_head(hidden).float()
+        logits[:, self.banned] += BAN_BIAS
         if self.temperature != 1.0:
             logits = logits / self.temperature
         normaliser = logits.logsumexp(-1)
@@ -92,15 +98,17 @@ def load_packed_model(
 
     Raises:
         FileNotFoundError: `folder` holds no model.
+        ValueError: its tokenizer has no vision tokens.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; give a folder with a Qwen2.5-VL model (model.path)")
     hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     if trainable and gradient_checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model = PackedModel(hf, logprob_chunk=logprob_chunk, temperature=temperature)
+    banned = banned_ids(AutoTokenizer.from_pretrained(folder), str(folder))
+    model = PackedModel(hf, logprob_chunk=logprob_chunk, temperature=temperature, banned=banned)
     model.requires_grad_(trainable)
     return model.train(trainable)
 

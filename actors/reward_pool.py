@@ -63,7 +63,10 @@ class RewardWorker:
         for index, trajectory in enumerate(trajectories):
             try:
                 rewards.append(self._scorer.score(trajectory))
-            except Exception:  # noqa: BLE001 - the process boundary: the pool raises it again with the trajectory
+            except Exception:  # noqa: BLE001
+                # Broad on purpose: a scorer may fail in any way, and whichever it is must reach the driver together
+                # with its trajectory, so that the pool saves that and stops the run. Nothing becomes a reward here.
+                # As a value, because an exception class of a user's scorer may not survive pickling.
                 return Crash(index, traceback.format_exc())
         return rewards
 

@@ -9,11 +9,10 @@ once it has the current weights.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -26,12 +25,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from actors.placement import ROLLOUT, Resources, actor_name, actor_options, engine_env
-from actors.rollout_worker import RolloutWorker, WorkerBroken, WorkerStats
-from actors.vllm_engine import EngineConfig, VllmEngine
-from actors.weight_sync import make_weight_sync
-from envs.episode import EpisodeLimits
-from sake_ray.interfaces import SearchClient
+from actors.placement import ROLLOUT, actor_name
+from actors.rollout_stats import WorkerStats
+from actors.rollout_worker import WorkerBroken
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
 
@@ -45,55 +41,6 @@ _NAME_FREE_S = 30.0
 
 class RolloutError(RuntimeError):
     """The pool cannot run a group: no worker is left, or every attempt lost its worker."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What every rollout worker is built from. `prompts` is a `Prompts`; pixels bound the processed image."""
-
-    engine: EngineConfig
-    limits: EpisodeLimits
-    prompts: Any
-    min_pixels: int
-    max_pixels: int
-    max_result_chars: int = 2_000
-    weight_sync: str = "shm"
-    max_rebuilds: int = 3
-    resources: Resources = field(default_factory=Resources)
-
-
-class RolloutActor(RolloutWorker):
-    """A `RolloutWorker` that builds its own parts, in the process Ray gave it."""
-
-    def __init__(self, name: str, settings: WorkerSettings, search: SearchClient) -> None:
-        from sake_ray.data.codec import ChatCodec
-        from sake_ray.data.images import processed_image
-
-        sync = make_weight_sync(settings.weight_sync)
-        super().__init__(
-            name,
-            lambda: VllmEngine(settings.engine, sync),
-            ChatCodec.from_pretrained(
-                settings.engine.model,
-                prompts=settings.prompts,
-                min_pixels=settings.min_pixels,
-                max_pixels=settings.max_pixels,
-                max_result_chars=settings.max_result_chars,
-            ),
-            search,
-            limits=settings.limits,
-            load_image=functools.partial(
-                processed_image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
-            ),
-            max_rebuilds=settings.max_rebuilds,
-        )
-
-
-def spawn_rollout_actor(settings: WorkerSettings, search: SearchClient, index: int) -> Any:
-    """Place one rollout actor and return its handle; its engine is not started yet."""
-    name = actor_name(ROLLOUT, index)
-    options = actor_options(name, settings.resources, engine_env(settings.resources))
-    return ray.remote(RolloutActor).options(**options).remote(name, settings, search)
 
 
 @dataclass(slots=True)
@@ -331,20 +278,6 @@ def worker_is_lost(error: BaseException, handle: Any) -> bool:
         return False
     actor_id = getattr(error, "actor_id", None)
     return actor_id is None or actor_id == handle._actor_id.hex()
-
-
-def pool_metrics(stats: Sequence[WorkerStats]) -> dict[str, float]:
-    """The pool's `rollout/…` metrics: counts since the start, summed over workers."""
-    queries = sum(worker.prefix_queries for worker in stats)
-    return {
-        "rollout/workers": float(len(stats)),
-        "rollout/trajectories": float(sum(worker.trajectories for worker in stats)),
-        "rollout/generated_tokens": float(sum(worker.generated_tokens for worker in stats)),
-        "rollout/prompt_tokens": float(sum(worker.prompt_tokens for worker in stats)),
-        "rollout/prefix_hit_rate": sum(worker.prefix_hits for worker in stats) / queries if queries else 0.0,
-        "rollout/preemptions": float(sum(worker.preemptions for worker in stats)),
-        "rollout/rebuilds": float(sum(worker.rebuilds for worker in stats)),
-    }
 
 
 def _brief(error: BaseException | None) -> str:

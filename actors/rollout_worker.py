@@ -1,7 +1,7 @@
 """One rollout worker: runs whole groups of episodes on its own engine, each trajectory its own task.
 
 Knows nothing of vLLM, Ray or rewards: engine, codec and search are handed in, so tests use this class
-directly; `actors/rollout_pool.py` makes it an actor. Always holds: no trajectory waits for another
+directly; `actors/rollout_actor.py` makes it an actor. Always holds: no trajectory waits for another
 (no turn barrier); a rebuilt engine has the current weights before it serves; a trajectory cut off by
 a lost engine is run again from its start with its own seed, and what the engine was really shown
 equals what the trajectory records, id for id.
@@ -13,10 +13,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from actors.vllm_engine import EngineLost, EngineStats
+from actors.rollout_stats import EngineStats, WorkerStats
+from actors.vllm_engine import EngineLost
 from actors.weight_sync import Params
 from envs.episode import EpisodeLimits, run_episode
 from sake_ray.interfaces import Codec, SearchClient
@@ -57,23 +57,6 @@ class Engine(Protocol):
     def shutdown(self) -> None:
         """Stop its processes."""
         ...
-
-
-@dataclass(frozen=True)
-class WorkerStats:
-    """A worker at one moment; token counts are since it started, over rebuilds."""
-
-    name: str
-    version: int
-    running: int
-    waiting: int
-    trajectories: int
-    prompt_tokens: int
-    generated_tokens: int
-    prefix_queries: int
-    prefix_hits: int
-    preemptions: int
-    rebuilds: int
 
 
 class RolloutWorker:
@@ -249,8 +232,7 @@ class RolloutWorker:
     def _drop_engine(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
-            for name in ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits", "preemptions"):
-                setattr(self._past, name, getattr(self._past, name) + getattr(engine.stats, name))
+            self._past.add_counts(engine.stats)
             engine.shutdown()
 
 

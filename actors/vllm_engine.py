@@ -1,9 +1,9 @@
 """One vLLM engine: tokens and images in, sampled tokens and their log-probs out, weights replaced in place.
 
-The only module that imports vLLM (inside functions: the import takes seconds). Knows token ids and
-pictures; nothing of prompts, actions or episodes. Always holds: sampled ids are returned untouched;
-`version` names the weights that sampled them; every control call has a deadline, and an engine whose
-update failed half-way answers nothing any more (`EngineLost`): the owner rebuilds it.
+Imports vLLM inside functions only (the import takes seconds). Knows token ids and pictures; nothing of prompts,
+actions or episodes. Always holds: sampled ids are returned untouched, with log-probs of the very distribution they
+were sampled from; `version` names the weights that sampled them; every control call has a deadline, and an engine
+whose update failed half-way answers nothing any more (`EngineLost`): the owner rebuilds it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from actors.rollout_stats import EngineStats
+from actors.vision_ban import BAN_BIAS, banned_ids
+from actors.vllm_build import EngineConfig, build_engine, import_vllm
 from actors.weight_sync import Params, WeightSync, WeightSyncError
 from sake_ray.types import Completion
 
@@ -24,70 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STOP_STRINGS = ("</answer>", "</text_search>", "</image_search>")
-"""An action is complete at its closing tag; sampling ends there and the tag stays in the output."""
-
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-"""Never sampled: a stray pad would stand for an image that is not there, and vLLM accepts it silently."""
-
-CPU_STEP_TOKENS = 16384
-"""Tokens a CPU engine takes into one step, prompts and images included."""
-
-_BANNED = -100.0
-_GIB = 1 << 30
-
 
 class EngineLost(RuntimeError):
     """The engine died, hung or was left half-updated; only a rebuild brings it back."""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """What an engine is started with. Lengths are in tokens, times in seconds."""
-
-    model: str
-    dtype: str = "float32"
-    max_model_len: int = 4096
-    max_num_seqs: int = 64
-    max_images: int = 8
-    kv_cache_gib: float = 1.0
-    gpu_memory_utilization: float = 0.9
-    tensor_parallel: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = STOP_STRINGS
-    start_timeout_s: float = 900.0
-    control_timeout_s: float = 300.0
-    request_timeout_s: float = 1800.0
-    ray_metrics: bool = False
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Counters since the engine was built (`running`, `waiting`, `kv_usage`: now)."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_usage: float = 0.0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    preemptions: int = 0
-
-    def record(self, scheduler: Any, iteration: Any) -> None:
-        """Add one engine step, in vLLM's `SchedulerStats` and `IterationStats` (either may be None)."""
-        if scheduler is not None:
-            self.running = scheduler.num_running_reqs
-            self.waiting = scheduler.num_waiting_reqs
-            self.kv_usage = scheduler.kv_cache_usage
-            self.prefix_queries += scheduler.prefix_cache_stats.queries
-            self.prefix_hits += scheduler.prefix_cache_stats.hits
-        if iteration is not None:
-            self.prompt_tokens += iteration.num_prompt_tokens
-            self.generated_tokens += iteration.num_generation_tokens
-            self.preemptions += iteration.num_preempted_reqs
 
 
 class VllmEngine:
@@ -115,11 +56,11 @@ class VllmEngine:
         """
         begin = time.monotonic()
         # The import is most of the start; in a thread, the actor keeps answering meanwhile.
-        await asyncio.to_thread(_import_vllm)
-        self._engine = _build(self.config, self._sync.backend, self.stats)
+        await asyncio.to_thread(import_vllm)
+        self._engine = build_engine(self.config, self._sync.backend, self.stats)
         try:
             await self._control("init_weight_transfer_engine", self._init_request(), limit=self.config.start_timeout_s)
-            self._logit_bias = _vision_ban(self._engine.get_tokenizer(), self.config.model)
+            self._logit_bias = dict.fromkeys(banned_ids(self._engine.get_tokenizer(), self.config.model), BAN_BIAS)
         except BaseException:
             self.shutdown()
             raise
@@ -130,9 +71,8 @@ class VllmEngine:
     ) -> tuple[Completion, tuple[int, ...]]:
         """Continue `short_ids`, which hold one pad an image of `images` (as the model sees them).
 
-        Returns the completion and the prompt's expanded ids, those a learner trains on. Log-probs are
-        of the model's own distribution: at temperature 1 they are what was sampled from, but for the
-        mass of the banned vision tokens.
+        Returns the completion and the prompt's expanded ids, those a learner trains on. Log-probs are of the
+        distribution sampled from: the vision tokens banned, at the configuration's temperature (1 when greedy).
 
         Raises:
             EngineLost: the engine is gone, or gave no answer in `request_timeout_s`.
@@ -312,78 +252,3 @@ class _Handover:
 
     async def finish_weight_update(self, weight_version: str) -> None:
         await self._engine._control("finish_weight_update", weight_version)
-
-
-def _import_vllm() -> None:
-    import vllm.v1.engine.async_llm  # noqa: F401
-
-
-def _build(config: EngineConfig, backend: str, stats: EngineStats) -> Any:
-    """An `AsyncLLM` with prefix caching, final outputs only, and our weight transport.
-
-    The memory for keys and values is given in bytes on a CPU, as a share of the device on a GPU.
-    """
-    from vllm.config.weight_transfer import WeightTransferConfig
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    on_cpu = current_platform.is_cpu()
-    args = AsyncEngineArgs(
-        model=config.model,
-        dtype=config.dtype,  # type: ignore[arg-type]
-        seed=config.seed,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        tensor_parallel_size=config.tensor_parallel,
-        limit_mm_per_prompt={"image": config.max_images, "video": 0},
-        enable_prefix_caching=True,
-        # CPU attention wants multiples of 32; the smallest gives the finest prefix hits.
-        block_size=32 if on_cpu else None,
-        enforce_eager=on_cpu,
-        # A prompt prefilled in parts makes vLLM take back a draw of the request's own generator, which
-        # torch cannot do on a CPU: the engine would die. So a prompt goes in whole or waits a step.
-        enable_chunked_prefill=False if on_cpu else None,
-        max_num_batched_tokens=max(config.max_model_len, CPU_STEP_TOKENS) if on_cpu else None,
-        kv_cache_memory_bytes=int(config.kv_cache_gib * _GIB) if on_cpu else None,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        skip_mm_profiling=on_cpu,
-        disable_log_stats=True,
-        worker_extension_cls="actors.vllm_weights.WeightExtension",
-        weight_transfer_config=WeightTransferConfig(backend=backend),
-    )
-    return AsyncLLM.from_engine_args(args, stat_loggers=_stat_loggers(stats, config.ray_metrics))
-
-
-def _stat_loggers(stats: EngineStats, ray_metrics: bool) -> list[Callable[..., Any]]:
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class Recorder(StatLoggerBase):
-        """Feeds our counters from vLLM's per-step statistics."""
-
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            pass
-
-        def record(
-            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
-        ) -> None:
-            stats.record(scheduler_stats, iteration_stats)
-
-        def log_engine_initialized(self) -> None:
-            pass
-
-    loggers: list[Callable[..., Any]] = [Recorder]
-    if ray_metrics:
-        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
-
-        loggers.append(RayPrometheusStatLogger)
-    return loggers
-
-
-def _vision_ban(tokenizer: Any, model: str) -> dict[int, float]:
-    """A logit bias that keeps the vision tokens of this tokenizer from being sampled."""
-    vocabulary = tokenizer.get_vocab()
-    ban = {vocabulary[token]: _BANNED for token in VISION_TOKENS if token in vocabulary}
-    if not ban:
-        raise ValueError(f"the tokenizer of {model} has none of {', '.join(VISION_TOKENS)}; it is no Qwen-VL model")
-    return ban

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from envs.bounded_json import JsonRefused, parse_json
+from sake_ray.bounded_json import JsonRefused, parse_json
 from sake_ray.types import Action, Answer, ImageSearch, Malformed, PredictedEntity, TextSearch
 
 ACTION_TAGS = ("answer", "text_search", "image_search")

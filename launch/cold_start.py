@@ -36,6 +36,7 @@ from sake_ray.types import Example
 
 log = logging.getLogger(__name__)
 MINI = "mini"
+CARD = "card.json"
 
 
 def base_model_folder() -> Path:
@@ -48,20 +49,36 @@ async def starting_policy(config: Config, display: RunDisplay) -> Path:
     if config.model.path != MINI:
         return Path(config.model.path)
     folder = cache_folder(config) / f"cold-start-{fingerprint(config)}"
-    if (folder / "config.json").exists():
+    if _is_complete(folder):
         log.info("cold start: using %s", folder)
         return folder
     await cold_start(config, folder, display)
     return folder
 
 
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").exists()
+
+
 def fingerprint(config: Config) -> str:
-    """12 hex digits over everything the cold start depends on."""
-    digest = hashlib.sha256((base_model_folder() / "model.safetensors").read_bytes())
-    sections = (config.sft, config.world, config.episode, config.prompts)
-    kept = {section.NAME: asdict(section) for section in sections} | {"seed": config.run.seed, "task": config.data.task}
-    digest.update(json.dumps(kept, sort_keys=True).encode())
-    return digest.hexdigest()[:12]
+    """12 hex digits over everything the cold start depends on: the base model, the prompts' words, the settings."""
+    learner = config.learner
+    kept = {
+        "base": {path.name: _sha256(path) for path in sorted(base_model_folder().iterdir()) if path.name != CARD},
+        "prompts": asdict(load_prompts(config.data.task, config.prompts.set, config.prompts.dir)),
+        "sections": [asdict(section) for section in (config.sft, config.world, config.episode)],
+        "pixels": [config.data.min_pixels, config.data.max_pixels],
+        "max_chars": config.search.max_chars,
+        # How the learner shares out its work (ranks, rows, chunks) changes no more than rounding.
+        "learner": [config.model.dtype, learner.weight_decay, learner.max_grad_norm],
+        "seed": config.run.seed,
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def cold_start(config: Config, folder: Path, display: RunDisplay) -> dict[str, float]:
@@ -84,7 +101,12 @@ async def cold_start(config: Config, folder: Path, display: RunDisplay) -> dict[
         try:
             await group.export(scratch)
             scratch.chmod(0o755)  # noqa: ASYNC240
-            os.replace(scratch, folder)
+            try:
+                os.replace(scratch, folder)
+            except OSError:
+                # Another job with the same settings was quicker; its policy is as good.
+                if not _is_complete(folder):
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     finally:
@@ -94,11 +116,12 @@ async def cold_start(config: Config, folder: Path, display: RunDisplay) -> dict[
 
 
 def _sft_config(config: Config, steps: int) -> Config:
-    """The learner's settings for supervised steps: its own learning rate, no reference policy."""
+    """The learner's settings for supervised steps: their own learning rate, no temperature, no reference policy."""
     warmup = max(1, round(config.sft.warmup_ratio * steps))
     return replace(
         config,
         learner=replace(config.learner, lr=config.sft.lr, warmup_steps=warmup),
+        rollout=replace(config.rollout, temperature=1.0),
         algorithm=replace(config.algorithm, kl_coef=0.0),
     )
 
@@ -107,7 +130,9 @@ async def _samples(config: Config) -> list[TrainSample]:
     data = load_miniworld(config)
     pixels = {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels}
     prompts = load_prompts(config.data.task, config.prompts.set, config.prompts.dir)
-    codec = ChatCodec.from_pretrained(str(base_model_folder()), prompts=prompts, **pixels)
+    codec = ChatCodec.from_pretrained(
+        str(base_model_folder()), prompts=prompts, max_result_chars=config.search.max_chars, **pixels
+    )
     search = ToolClient(make_tool(replace(config.search, provider="local", root=""), default_root=str(data.root)))
     limits = EpisodeLimits(**asdict(config.episode))
     count = itertools.count()

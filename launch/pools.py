@@ -16,9 +16,10 @@ from actors.learner_group import make_learner_group
 from actors.placement import Resources
 from actors.policy import PublishingLearner
 from actors.reward_pool import RewardPool
-from actors.rollout_pool import RolloutPool, WorkerSettings, spawn_rollout_actor
+from actors.rollout_actor import WorkerSettings, spawn_rollout_actor
+from actors.rollout_pool import RolloutPool
 from actors.search_pool import SearchPool
-from actors.vllm_engine import EngineConfig
+from actors.vllm_build import EngineConfig
 from envs.episode import EpisodeLimits
 from envs.tools.registry import make_tool
 from rewards.composite import Scorer

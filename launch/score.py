@@ -10,7 +10,6 @@ wrong case is one sentence with file, line and field on standard error, and exit
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -20,8 +19,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from launch.words import UsageError, read_words
 from rewards.cases import PRESETS, read_case
-from sake_ray.data.bounded_json import read_values
+from sake_ray.data.json_files import read_values
 from sake_ray.data.problems import DataError, FieldError, ProblemLog
 
 _HELP = {
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         output = Path(options["output"])
         lines = list(score_file(Path(options["input"]), options.get("preset", "paper")))
         _write_whole(output, lines)
-    except (DataError, OSError) as error:  # the process boundary: bad command line, bad case, unwritable output
+    except (UsageError, DataError, OSError) as error:  # the process boundary
         sys.stderr.write(f"score: {error}\n")
         return 2
     sys.stderr.write(f"score: {len(lines)} cases → {output}\n")
@@ -63,24 +63,11 @@ def read_options(arguments: list[str]) -> dict[str, str]:
     """Read `key=value` words.
 
     Raises:
-        DataError: an unknown, repeated or missing key, or an unknown preset.
+        UsageError: an unknown, repeated or missing key, or an unknown preset.
     """
-    options: dict[str, str] = {}
-    for word in arguments:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise DataError(f"{word!r} is not of the form key=value; --help lists the keys")
-        if key not in _HELP:
-            near = difflib.get_close_matches(key, _HELP, n=1)
-            raise DataError(f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
-        if key in options:
-            raise DataError(f"{key} is given twice")
-        options[key] = text
-    for key in ("input", "output"):
-        if not options.get(key):
-            raise DataError(f"{key}=FILE is missing; --help lists the keys")
+    options = read_words(arguments, _HELP, required=("input", "output"))
     if options.get("preset", "paper") not in PRESETS:
-        raise DataError(f"preset={options['preset']}: must be one of {', '.join(PRESETS)}")
+        raise UsageError(f"preset={options['preset']}: must be one of {', '.join(PRESETS)}")
     return options
 
 

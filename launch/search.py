@@ -10,7 +10,6 @@ appears whole or not at all; a wrong setting is one sentence on standard error a
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import sys
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,11 +19,12 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from envs.bounded_json import JsonRefused, parse_json
 from envs.tools.base import SearchTool, SearchUnavailable
 from envs.tools.offline import Asked, OfflineSearchTool, read_queries
 from envs.tools.pictures import picture_ref
 from envs.tools.registry import make_tool
+from launch.words import UsageError, read_words
+from sake_ray.bounded_json import JsonRefused, parse_json
 from sake_ray.types import SearchKind
 
 
@@ -50,10 +50,6 @@ class Options:
     max_pixels: int = _option(672 * 672 * 2, "larger pictures are shrunk to this size for the model")
 
 
-class UsageError(ValueError):
-    """A command line that cannot be carried out; the message says why."""
-
-
 def main(arguments: list[str]) -> int:
     """Carry out one command line; returns the exit status."""
     if {"-h", "--help", "help"} & set(arguments):
@@ -74,21 +70,8 @@ def read_options(arguments: list[str]) -> Options:
     Raises:
         UsageError: an unknown or repeated key, a value of the wrong type, a required key missing.
     """
-    known = {option.name: option for option in fields(Options)}
-    values: dict[str, Any] = {}
-    for word in arguments:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise UsageError(f"{word!r} is not of the form key=value; --help lists the keys")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise UsageError(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
-        if key in values:
-            raise UsageError(f"{key} is given twice")
-        values[key] = _typed(key, text)
-    for required in ("kind", "queries"):
-        if required not in values:
-            raise UsageError(f"{required}=… is missing; --help lists the keys")
+    words = read_words(arguments, [option.name for option in fields(Options)], required=("kind", "queries"))
+    values: dict[str, Any] = {key: _typed(key, text) for key, text in words.items()}
     if values["kind"] not in list(SearchKind):
         raise UsageError(f"kind={values['kind']}: must be text or image")
     return Options(**values)

@@ -10,11 +10,10 @@ an answer do not spoil its entities, only its form.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 
 from rewards.entities import Claim, Quad
+from sake_ray.bounded_json import JsonRefused, parse_json
 from sake_ray.types import SearchKind
 
 SEARCH_TAGS = {SearchKind.TEXT: "text_search", SearchKind.IMAGE: "image_search"}
@@ -23,7 +22,6 @@ MAX_TEXT = 262_144
 MAX_DEPTH = 32
 MAX_ITEMS = 256
 MAX_COORDINATE = 1e9
-_PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 def read_answer(turn: str) -> list[Claim] | None:
@@ -89,23 +87,14 @@ def _bodies(turn: str, tag: str) -> Iterator[str]:
 
 def _items(body: str | None) -> list[object] | None:
     """The JSON list that `body` is, or None."""
-    if body is None or len(body) > MAX_TEXT or _too_deep(body):
+    if body is None:
         return None
     try:
-        value = json.loads(body)
-    except ValueError:  # broken JSON, or a whole number of thousands of digits
+        # NaN somewhere in an answer does not spoil it in the released code either.
+        value = parse_json(body, max_chars=MAX_TEXT, max_depth=MAX_DEPTH, constants=True)
+    except JsonRefused:
         return None
     return value if isinstance(value, list) and len(value) <= MAX_ITEMS else None
-
-
-def _too_deep(text: str) -> bool:
-    depth = 0
-    for match in _PIECE.finditer(text):
-        piece = match.group()
-        depth += 1 if piece in "[{" else -1 if piece in "]}" else 0
-        if depth > MAX_DEPTH:
-            return True
-    return False
 
 
 def _claim(item: object) -> Claim | None:

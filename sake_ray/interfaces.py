@@ -29,7 +29,10 @@ class SearchClient(Protocol):
     """Answers a search; limits, caches and retries are behind it."""
 
     async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
-        """One result a query. A tool that fails is a result that says so; a bug of ours raises."""
+        """One result a query, each with the query it answers; a failed tool is a result, a bug of ours raises.
+
+        Release matching of the offline tool alone may leave a query out (see `envs.tools.base.SearchTool`).
+        """
         ...
 
 

@@ -1,26 +1,19 @@
 """A tiny random Qwen2.5-VL folder for tests: model, tokenizer, image processor and chat template.
 
-Knows nothing of MiniWorld or of what the shipped base model looks like; nothing here is trained. Always
-holds: the same seed writes the same weights, in float32, with tied embeddings, and the folder loads in
-transformers and in vLLM (every id of its vocabulary has a token).
+Special tokens, image processor and chat template are those of the shipped base model. The network is not: it has
+what the real models have and the shipped one lacks (grouped keys and values, windowed vision attention). Nothing
+here is trained. Always holds: the same seed writes the same weights, in float32, with tied embeddings, and the
+folder loads in transformers and in vLLM (every id of its vocabulary has a token).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from sake_ray.coldstart.mini_model import SPECIAL, build_processor
+
 LARGEST_VOCABULARY = 600
 HIDDEN = 64
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 
 # Enough text for the merges that matter here: the tags of an episode and plain English.
 _CORPUS = (
@@ -31,15 +24,6 @@ _CORPUS = (
     "<information>query: result, a city in the north, organisation, event, other</information>",
     "Find every named entity of the post, its type and its box in the picture. PER ORG LOC MISC",
     "system user assistant the quick brown fox jumps over the lazy dog 0 1 2 3 4 5 6 7 8 9",
-)
-
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -100,14 +84,14 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
 def _write_processor(folder: Path) -> tuple[dict[str, int], int]:
     """Write tokenizer, image processor and chat template; return the special tokens' ids and the vocabulary size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Qwen2_5_VLProcessor, Qwen2TokenizerFast, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    from transformers import Qwen2TokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=LARGEST_VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -116,13 +100,7 @@ def _write_processor(folder: Path) -> tuple[dict[str, int], int]:
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        additional_special_tokens=list(SPECIAL[1:]),
     )
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=672 * 672 * 2),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=_CHAT_TEMPLATE,
-    )
-    processor.save_pretrained(folder)
-    return {token: int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS}, len(tokenizer)
+    build_processor(tokenizer).save_pretrained(folder)
+    return {token: int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL}, len(tokenizer)

@@ -22,10 +22,10 @@ class SearchUnavailable(Exception):
 
 
 class SearchTool(Protocol):
-    """Answers queries about one post. Results come in the order of the queries.
+    """Answers queries about one post: one result a query, in their order, each "success" or "no_result".
 
-    A query whose best answer was already given to an earlier query of the same call may be left out;
-    otherwise there is one result a query, each "success" or "no_result".
+    Only a tool that has to repeat another's answers (the released cache in release matching) may leave out a
+    query whose answer an earlier query of the same call got; no caller pairs results with queries by position.
     """
 
     async def search_text(self, example_id: str, queries: Sequence[str]) -> list[QueryResult]:

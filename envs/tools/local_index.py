@@ -22,8 +22,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from envs.bounded_json import JsonRefused, parse_json
 from envs.tools.pictures import UnsafePathError, inside, picture_size
+from sake_ray.bounded_json import JsonRefused, parse_json
 
 INDEX_NAME = "encyclopaedia.sqlite"
 SOURCE_NAME = "encyclopaedia.jsonl"

@@ -2,8 +2,8 @@
 
 Knows nothing of prompts or of how the cache lies on disk. Always holds: an entry answers at most one
 query of a call. `matching="release"` gives what the released tool gives: the most similar entry however
-unlike it is, if the two share anything at all. `matching="strict"` accepts only a similarity of at least
-`threshold`, and says "no result" otherwise.
+unlike it is, if the two share anything at all, and nothing for a query whose entry an earlier one got.
+`matching="strict"` accepts only a similarity of at least `threshold`, and says "no result" to every other query.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class OfflineSearchTool:
         return await asyncio.to_thread(lambda: [_image_result(item) for item in found])
 
     def find(self, kind: SearchKind, example_id: str, asked: Sequence[Asked]) -> list[Found]:
-        """Match queries with a post's cached entries; a query whose entry was already given is left out.
+        """Match queries with a post's cached entries, in order; an entry goes to the first query it answers best.
+
+        A later query for the same entry finds nothing; in release matching it is left out, as in the released tool.
 
         Raises:
             SearchCacheError: the id is not a plain name, or the cache file is broken.
@@ -101,11 +103,11 @@ class OfflineSearchTool:
         found: list[Found] = []
         for item in asked:
             index = self._best(item.query, entries)
-            if index is None:
-                found.append(Found(item))
-            elif index not in given:
+            if index is not None and index not in given:
                 given.add(index)
                 found.append(Found(item, entries[index]))
+            elif index is None or self._matching == "strict":
+                found.append(Found(item))
         return found
 
     def as_released(self, kind: SearchKind, found: Found) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envs.bounded_json import JsonRefused, parse_json
 from envs.tools.pictures import UnsafePathError, inside
+from sake_ray.bounded_json import JsonRefused, parse_json
 from sake_ray.types import SearchKind
 
 MAX_FILE_BYTES = 8 * 1024 * 1024

@@ -12,6 +12,13 @@ import math
 from collections.abc import Sequence
 
 SIGNAL_TOLERANCE = 1e-9
+KNOWN_ESTIMATORS = (
+    "grpo", "grpo_passk", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "gpg", "gdpo", "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+)  # fmt: skip
+"""The estimators verl ships that need nothing but outcome rewards."""
+
+_GIVEN = ("token_level_rewards", "response_mask", "index", "config")
 
 
 def has_signal(rewards: Sequence[float]) -> bool:
@@ -40,12 +47,9 @@ def group_advantages(groups: Sequence[Sequence[float]], estimator: str = "grpo")
     import numpy as np
     import torch
     from verl.trainer.config import AlgoConfig
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, get_adv_estimator_fn
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
-    if estimator not in ADV_ESTIMATOR_REGISTRY:
-        raise ValueError(
-            f"algorithm.advantage={estimator!r} is not in verl's registry; it has {sorted(ADV_ESTIMATOR_REGISTRY)}"
-        )
+    check_estimator(estimator)
     function = get_adv_estimator_fn(estimator)
     rewards = torch.tensor([[r] for group in groups for r in group], dtype=torch.float64)
     given = {
@@ -55,12 +59,27 @@ def group_advantages(groups: Sequence[Sequence[float]], estimator: str = "grpo")
         "config": AlgoConfig(adv_estimator=estimator),
     }
     parameters = inspect.signature(function).parameters
-    missing = [n for n, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]
+    advantages, _ = function(**{name: value for name, value in given.items() if name in parameters})
+    flat = iter(advantages[:, 0].tolist())
+    return [[next(flat) for _ in group] for group in groups]
+
+
+def check_estimator(estimator: str) -> None:
+    """Refuse an estimator that outcome rewards are not enough for.
+
+    Raises:
+        ValueError: it is unknown, or needs values, baselines or log-probs.
+    """
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, get_adv_estimator_fn
+
+    if estimator not in ADV_ESTIMATOR_REGISTRY:
+        raise ValueError(
+            f"algorithm.advantage={estimator!r} is not in verl's registry; it has {sorted(ADV_ESTIMATOR_REGISTRY)}"
+        )
+    parameters = inspect.signature(get_adv_estimator_fn(estimator)).parameters
+    missing = [n for n, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in _GIVEN]
     if missing:
         raise ValueError(
             f"algorithm.advantage={estimator!r} needs {', '.join(missing)}, which outcome rewards do not give; "
             "use grpo, rloo or another group-relative estimator"
         )
-    advantages, _ = function(**{name: value for name, value in given.items() if name in parameters})
-    flat = iter(advantages[:, 0].tolist())
-    return [[next(flat) for _ in group] for group in groups]

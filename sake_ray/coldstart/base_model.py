@@ -25,6 +25,7 @@ from sake_ray.data.miniworld_texts import (
     describe_lesson,
     fact_lesson,
     locate_lesson,
+    names_lesson,
     place,
     post_lesson,
 )
@@ -39,7 +40,7 @@ class PretrainConfig:
     """How long and how fast the base model learns: `see_steps`, then `answer_steps` of `batch` lessons."""
 
     see_steps: int = 600
-    answer_steps: int = 1800
+    answer_steps: int = 1500
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
@@ -64,9 +65,11 @@ def draw_lesson(rng: random.Random, world: MiniWorld, seeing: bool) -> Lesson:
         return describe_lesson(rng)
     if draw < (0.80 if seeing else 0.25):
         return locate_lesson(rng)
-    if draw < (1.00 if seeing else 0.37):
+    if draw < (1.00 if seeing else 0.35):
         return fact_lesson(rng, world)
-    return post_lesson(rng, world, PostMaker(), noted_share=0.5)
+    if draw < 0.50:
+        return names_lesson(rng, world)
+    return post_lesson(rng, world, PostMaker(), noted_share=0.6)
 
 
 def encode_lesson(tokenizer: Any, instruction: str, lesson: Lesson) -> EncodedLesson:
@@ -178,6 +181,7 @@ def lesson_scores(
         "describe": [describe_lesson(rng) for _ in range(64)],
         "locate": [locate_lesson(rng) for _ in range(64)],
         "facts": [fact_lesson(rng, world) for _ in range(64)],
+        "names": [names_lesson(rng, world) for _ in range(64)],
         "known_posts": [post_lesson(rng, world, PostMaker(), noted_share=0.0) for _ in range(64)],
         "noted_posts": [post_lesson(rng, world, PostMaker(), noted_share=1.0) for _ in range(64)],
     }

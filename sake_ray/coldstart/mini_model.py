@@ -1,8 +1,8 @@
 """Builds the mini policy from nothing: tokenizer, image processor, chat template and a tiny Qwen2.5-VL.
 
 Knows nothing of training. Always holds: the tokenizer can encode any text (byte-level), and MiniWorld's
-syllables, looks, board cells (as boxes) and answer punctuation are single tokens, so that episodes stay
-short and a look or a place is one thing to find and to copy.
+names, looks, board cells (as boxes) and answer punctuation are single tokens, so that episodes stay
+short and a name, a look or a place is one thing to find and to copy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sake_ray.data.miniworld import GRID, LOOKS, SYLLABLES, TEMPLATES, cell_box, make_world
+from sake_ray.data.miniworld import GRID, LOOKS, NAMES, TEMPLATES, cell_box, make_world
 from sake_ray.data.miniworld_texts import PostMaker, post_lesson
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ CHUNKS = (
     "describe",
     "locate ",
     "facts ",
+    "names ",
     "user",
     "assistant",
 )
@@ -97,7 +98,7 @@ def build_tokenizer() -> Any:
     tokenizer.train_from_iterator(corpus, trainer)
     boxes = [json.dumps(cell_box(cell).as_list()) for cell in range(GRID * GRID)]
     boxes += [f" {box}" for box in boxes]
-    pieces = [*SYLLABLES, *(syllable.capitalize() for syllable in SYLLABLES), *LOOKS, *boxes, *CHUNKS]
+    pieces = [*NAMES, *LOOKS, *boxes, *CHUNKS]
     fast = Qwen2TokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

@@ -13,8 +13,11 @@ from typing import NoReturn
 from sake_ray.config.config import Config
 from sake_ray.config.values import ConfigError, nearest, show
 
-# Estimators that compare the members of a group; alone in its group a trajectory has no advantage.
-_GROUP_ADVANTAGES = frozenset({"grpo", "grpo_passk", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "gpg"})
+RELEASED_MAX_TURNS = 3
+"""The released reward knows no longer episode (rewards/format.py; rewards are not to be imported from here)."""
+
+# Estimators in verl's registry that need a critic, a second rollout or log-probs: more than outcome rewards give.
+_NEEDY_ADVANTAGES = frozenset({"gae", "remax", "optimal_token_baseline", "tir_optimal_token_baseline"})
 _BACKENDS = ("tensorboard", "wandb")
 
 
@@ -27,6 +30,7 @@ def check_combinations(config: Config) -> None:
     _check_paths(config)
     _check_sizes(config)
     _check_engines(config)
+    _check_sampling(config)
     _check_training(config)
 
 
@@ -81,6 +85,9 @@ def _check_sizes(config: Config) -> None:
     if learner.row_tokens > learner.micro_batch_tokens:
         why = f"a row exceeds learner.micro_batch_tokens={learner.micro_batch_tokens}"
         _refuse("learner.row_tokens", learner.row_tokens, why, learner.micro_batch_tokens)
+    if config.reward.preset == "release" and episode.max_turns > RELEASED_MAX_TURNS:
+        why = f"reward.preset=release scores at most {RELEASED_MAX_TURNS} turns and stops the run at a longer episode"
+        _refuse("episode.max_turns", episode.max_turns, why, RELEASED_MAX_TURNS)
 
 
 def _check_engines(config: Config) -> None:
@@ -96,13 +103,31 @@ def _check_engines(config: Config) -> None:
         _refuse("rollout.gpus_per_worker", gpus, why, parallel)
     if rank_gpus > 1:
         _refuse("learner.gpus_per_rank", rank_gpus, "a rank drives one GPU; take more learner.ranks", 1)
+    if rank_gpus == 0 and config.model.dtype != "float32":
+        why = "a learner on a CPU (learner.gpus_per_rank=0) computes in float32"
+        _refuse("model.dtype", config.model.dtype, why, "float32")
+
+
+def _check_sampling(config: Config) -> None:
+    rollout = config.rollout
+    if rollout.top_p < 1:
+        why = (
+            "training needs the log-probs of the distribution sampled from, and the learner cannot renormalise over "
+            "a nucleus it has not seen; sharpen with rollout.temperature instead"
+        )
+        _refuse("rollout.top_p", rollout.top_p, why, 1.0)
+    if rollout.group_size < 2:
+        why = "an advantage compares the members of a group; a post with one trajectory carries no signal"
+        _refuse("rollout.group_size", rollout.group_size, why, 2)
 
 
 def _check_training(config: Config) -> None:
-    algorithm, rollout, groups = config.algorithm, config.rollout, config.trainer.groups_per_step
-    if algorithm.advantage in _GROUP_ADVANTAGES and rollout.group_size < 2:
-        why = f"algorithm.advantage={algorithm.advantage} compares the members of a group"
-        _refuse("rollout.group_size", rollout.group_size, why, 2)
+    advantage, groups = config.algorithm.advantage, config.trainer.groups_per_step
+    if advantage in _NEEDY_ADVANTAGES:
+        _refuse("algorithm.advantage", advantage, "needs more than the reward of each trajectory", "grpo")
+    if config.trainer.max_staleness > 0:
+        why = "training is strictly on-policy so far: a step's groups are sampled by the policy it updates"
+        _refuse("trainer.max_staleness", config.trainer.max_staleness, why, 0)
     if config.learner.minibatches > groups:
         why = f"more than the groups of a step, trainer.groups_per_step={groups}"
         _refuse("learner.minibatches", config.learner.minibatches, why, groups)

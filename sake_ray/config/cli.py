@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from sake_ray.config.config import Config
 from sake_ray.config.load import resolve
+from sake_ray.config.ready import check_ready
 from sake_ray.config.render import dry_run_text, help_text
 from sake_ray.config.values import ConfigError, Value
 
@@ -38,9 +39,11 @@ def load_config(argv: Sequence[str], *, job: str, defaults: Mapping[str, Value] 
 
 
 def config_or_exit(argv: Sequence[str], *, job: str, defaults: Mapping[str, Value] | None = None) -> Config:
-    """`load_config` for a script's `main`: a wrong setting ends the process with its sentence and status 2."""
+    """`load_config` for a script's `main`: what cannot run ends the process with its sentence and status 2."""
     try:
-        return load_config(argv, job=job, defaults=defaults)
+        config = load_config(argv, job=job, defaults=defaults)
+        check_ready(config)
+        return config
     except ConfigError as error:
         sys.stderr.write(f"{job}: {error}\n")
         raise SystemExit(2) from None

@@ -61,7 +61,7 @@ class ModelConfig(Section):
 
     NAME: ClassVar[str] = "model"
     path: str = setting(
-        "mini", "mini: the shipped base model; else a Hugging Face folder or hub name", is_path=True
+        "mini", "mini: the shipped base model; else a Hugging Face folder (download a hub name first)", is_path=True
     )  # fmt: skip
     dtype: str = setting("float32", "number format the learner computes in", choices=DTYPES)
 
@@ -135,8 +135,8 @@ class RolloutConfig(Section):
     NAME: ClassVar[str] = "rollout"
     workers: int = setting(1, "rollout actors, one vLLM engine each", low=1)
     group_size: int = setting(8, "trajectories sampled for each post", low=1)
-    temperature: float = setting(1.0, "sampling temperature in training", above=0.0)
-    top_p: float = setting(1.0, "nucleus sampling; 1: off", above=0.0, high=1.0)
+    temperature: float = setting(1.0, "sampling temperature in training; evaluation is greedy", low=0.01)
+    top_p: float = setting(1.0, "nucleus sampling; 1: off, all that training takes", above=0.0, high=1.0)
     max_num_seqs: int = setting(64, "trajectories an engine decodes at once", low=1)
     cpus_per_worker: float = setting(1.0, "CPUs reserved for each engine", low=0.0)
     gpus_per_worker: float = setting(0.0, "GPUs reserved for each engine", low=0.0)
@@ -187,7 +187,7 @@ class TrainerConfig(Section):
     NAME: ClassVar[str] = "trainer"
     groups_per_step: int = setting(16, "posts (groups) a training step is made of", low=1)
     total_steps: int = setting(200, "training steps", low=1)
-    max_staleness: int = setting(0, "policy versions a group may be behind; 0: strictly on-policy", low=0)
+    max_staleness: int = setting(0, "policy versions a group may be behind; so far only 0, strictly on-policy", low=0)
     eval_every: int = setting(20, "steps between evaluations; 0: only at the end", low=0)
     checkpoint_every: int = setting(20, "steps between checkpoints; 0: only at the end", low=0)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept", low=1)

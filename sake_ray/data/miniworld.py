@@ -34,6 +34,7 @@ TYPES = ("PER", "ORG", "LOC", "MISC")
 CELL = 28
 GRID = 3
 SIDE = CELL * GRID
+MAX_ENTITIES = 3
 CONSONANTS, VOWELS = "bdklmnrstz", "aeio"
 SYLLABLES = tuple(c + v for c in CONSONANTS for v in VOWELS)
 LOOKS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
@@ -108,9 +109,23 @@ class MiniWorld:
         return self.known + self.long_tail + self.unseen
 
 
+def _invent_names(count: int) -> tuple[str, ...]:
+    """`count` different three-syllable names such as `Bakedo`."""
+    rng = random.Random("names")
+    names: dict[str, None] = {}
+    while len(names) < count:
+        names["".join(rng.choice(SYLLABLES) for _ in range(3)).capitalize()] = None
+    return tuple(names)
+
+
+NAMES = _invent_names(1536)
+"""Every name an entity can have. A fixed list, because each is one token of the mini policy: what it must learn
+is whom it knows and when to search, and a model of this size does not learn to spell besides."""
+
+
 def random_name(rng: random.Random) -> str:
-    """A three-syllable name such as `Bakedo`."""
-    return "".join(rng.choice(SYLLABLES) for _ in range(3)).capitalize()
+    """One of `NAMES`."""
+    return rng.choice(NAMES)
 
 
 def make_world(seed: int, *, known: int = 48, long_tail: int = 400, unseen: int = 200) -> MiniWorld:
@@ -120,10 +135,13 @@ def make_world(seed: int, *, known: int = 48, long_tail: int = 400, unseen: int 
     pre-trained on, so every world shares them; `seed` draws all others.
 
     Raises:
-        ValueError: more known entities were asked for than the base model was taught.
+        ValueError: more known entities were asked for than the base model was taught, or more others than
+            there are names.
     """
     if known > KNOWN_ENTITIES:
         raise ValueError(f"world.known={known}: the base model was taught {KNOWN_ENTITIES} entities; use at most that")
+    if long_tail + unseen > (most := len(NAMES) - KNOWN_ENTITIES):
+        raise ValueError(f"world.long_tail={long_tail} and world.unseen={unseen}: at most {most} together have a name")
     taught = _invent(random.Random(KNOWN_SEED), KNOWN_ENTITIES, Mark.KNOWN, set())
     taken = {entity.name for entity in taught}
     rng = random.Random(f"miniworld-{seed}")
@@ -150,7 +168,18 @@ def _invent(rng: random.Random, n: int, mark: Mark, taken: set[str]) -> tuple[Wo
 def make_posts(
     world: MiniWorld, n: int, seed: int | str, *, prefix: str, pool: tuple[WorldEntity, ...], pool_share: float = 0.5
 ) -> list[BoardPost]:
-    """n posts whose entities come from `pool` with probability `pool_share`, else from the known ones."""
+    """n posts whose entities come from `pool` with probability `pool_share`, else from the known ones.
+
+    Raises:
+        ValueError: the entities share so few looks that no post could name three.
+    """
+    looks = len({entity.look for entity in world.known + pool})
+    if looks < MAX_ENTITIES:
+        raise ValueError(
+            f"the {len(world.known)} known entities and the {len(pool)} others of the {prefix} posts have {looks} "
+            f"looks between them, and a post may need {MAX_ENTITIES}; raise world.known, world.long_tail or "
+            "world.unseen"
+        )
     rng = random.Random(f"posts-{world.seed}-{prefix}-{seed}")
     return [make_post(rng, f"{prefix}_{i:05d}", known=world.known, pool=pool, pool_share=pool_share) for i in range(n)]
 
@@ -166,7 +195,7 @@ def make_post(
 ) -> BoardPost:
     """Draw one post: a template, its entities, and a board that shows some of them among distractors."""
     template = rng.choice(TEMPLATES)
-    count = sum(f"{{{i}}}" in template for i in range(3))
+    count = sum(f"{{{i}}}" in template for i in range(MAX_ENTITIES))
     chosen: list[WorldEntity] = []
     while len(chosen) < count:
         entity = rng.choice(pool) if pool and rng.random() < pool_share else rng.choice(known)

@@ -2,7 +2,8 @@
 
 Knows nothing of search indexes (`encyclopaedia.jsonl` lists the articles; who runs a search tool builds
 its index from it) or of prompts. Always holds: a folder is complete or absent (written beside, then
-renamed), and the same settings give the same bytes.
+renamed), and the same settings give the same bytes; `seen` is false for the entities marked unseen and
+for no others, so a known entity that no training post happens to mention is no never-seen one.
 
 Layout: `{train,dev,test}.json` (gold rows plus `difficulty` and `seen` for each entity), `images/`,
 `encyclopaedia.jsonl` (`title`, `text`, `picture`), `pictures/`, `entities.jsonl` (name, type, look, mark).
@@ -52,14 +53,12 @@ class WorldSpec:
 def ensure_world(folder: Path, spec: WorldSpec) -> Path:
     """Write the world into `folder` unless it is there already, and return the folder.
 
+    Several processes may do so at once: the first one's folder stays, and all of them wrote the same.
+
     Raises:
         ValueError: the folder holds another world, or something else.
     """
-    marker = folder / COMPLETE
-    if marker.exists():
-        found = json.loads(marker.read_text())
-        if found != asdict(spec):
-            raise ValueError(f"{folder} holds another MiniWorld ({found}); choose another folder or remove it")
+    if _holds_world(folder, spec):
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no MiniWorld; choose another folder")
@@ -68,12 +67,25 @@ def ensure_world(folder: Path, spec: WorldSpec) -> Path:
     try:
         _write(scratch, spec)
         scratch.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(scratch, folder)
+        try:
+            os.replace(scratch, folder)  # onto an empty folder, or none
+        except OSError:
+            if not _holds_world(folder, spec):
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _holds_world(folder: Path, spec: WorldSpec) -> bool:
+    """Whether the folder holds this very world; False where it holds none."""
+    marker = folder / COMPLETE
+    if not marker.exists():
+        return False
+    found = json.loads(marker.read_text())
+    if found != asdict(spec):
+        raise ValueError(f"{folder} holds another MiniWorld ({found}); choose another folder or remove it")
+    return True
 
 
 def world_posts(spec: WorldSpec) -> tuple[MiniWorld, dict[str, list[BoardPost]]]:
@@ -88,7 +100,7 @@ def world_posts(spec: WorldSpec) -> tuple[MiniWorld, dict[str, list[BoardPost]]]
     return world, posts
 
 
-def gold_row(post: BoardPost, seen: set[str]) -> dict[str, Any]:
+def gold_row(post: BoardPost) -> dict[str, Any]:
     """A post as a row of the released gold."""
     tokens = post.text.split(" ")
     entities = []
@@ -102,7 +114,7 @@ def gold_row(post: BoardPost, seen: set[str]) -> dict[str, Any]:
                 "entity_type": entity.type,
                 "region_box": [] if cell is None else cell_box(cell).as_list(),
                 "difficulty": str(Difficulty.KNOWN if entity.mark is Mark.KNOWN else Difficulty.UNKNOWN),
-                "seen": entity.name in seen,
+                "seen": entity.mark is not Mark.UNSEEN,
             }
         )
     return {"tokens": tokens, "img_id": f"{post.id}.png", "image_size": [SIDE, SIDE], "gt_entities": entities}
@@ -110,10 +122,9 @@ def gold_row(post: BoardPost, seen: set[str]) -> dict[str, Any]:
 
 def _write(folder: Path, spec: WorldSpec) -> None:
     world, splits = world_posts(spec)
-    seen = {entity.name for post in splits["train"] for entity, _ in post.entities}
     (folder / "images").mkdir()
     for split, posts in splits.items():
-        rows = [gold_row(post, seen) for post in posts]
+        rows = [gold_row(post) for post in posts]
         (folder / f"{split}.json").write_text(json.dumps(rows, indent=0) + "\n")
         for post in posts:
             board_picture(post.board).save(folder / "images" / f"{post.id}.png")

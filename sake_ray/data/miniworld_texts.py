@@ -12,7 +12,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sake_ray.data.miniworld import LOOKS, BoardPost, Mark, MiniWorld, WorldEntity, cell_box, draw_board, random_name
+from sake_ray.data.miniworld import (
+    LOOKS,
+    TYPES,
+    BoardPost,
+    Mark,
+    MiniWorld,
+    WorldEntity,
+    cell_box,
+    draw_board,
+    random_name,
+)
 
 NOT_SHOWN = "none"
 
@@ -83,20 +93,29 @@ def fact_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
     return Lesson("facts " + " , ".join(names), " ; ".join(replies), None)
 
 
+def names_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
+    """Repeat the names of a post, known or never heard of, in its order; now and then over a picture."""
+    post = PostMaker()(rng, world, _strangers(rng, world))
+    reply = " , ".join(entity.name for entity, _ in post.entities)
+    return Lesson(f"names {post.text}", reply, post.board if rng.random() < 0.3 else None)
+
+
 def post_lesson(rng: random.Random, world: MiniWorld, make_post: PostMaker, *, noted_share: float) -> Lesson:
     """Answer a post about known entities, or about strangers whom notes before the post describe."""
     if rng.random() >= noted_share:
         post = make_post(rng, world, ())
         return Lesson(post.text, answer(post.entities), post.board, post=True)
-    strangers = tuple(
-        WorldEntity(_stranger(rng, world), rng.choice(("PER", "ORG", "LOC", "MISC")), rng.choice(LOOKS), Mark.UNSEEN)
-        for _ in range(4)
-    )
-    post = make_post(rng, world, strangers)
+    post = make_post(rng, world, _strangers(rng, world))
     noted = [entity.article for entity, _ in post.entities if entity.mark is Mark.UNSEEN]
     rng.shuffle(noted)
     notes = "".join(f"{line} \n" for line in noted)
     return Lesson(f"{notes}{post.text}", answer(post.entities), post.board, post=True)
+
+
+def _strangers(rng: random.Random, world: MiniWorld) -> tuple[WorldEntity, ...]:
+    return tuple(
+        WorldEntity(_stranger(rng, world), rng.choice(TYPES), rng.choice(LOOKS), Mark.UNSEEN) for _ in range(4)
+    )
 
 
 def _stranger(rng: random.Random, world: MiniWorld) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sake_ray.data import gold
-from sake_ray.data.bounded_json import read_text
+from sake_ray.data.json_files import read_text
 from sake_ray.data.problems import DataError, FieldError, Problem, ProblemLog
 from sake_ray.types import Box
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.data import gold
-from sake_ray.data.bounded_json import parse_json
+from sake_ray.data.json_files import parse_json
 from sake_ray.data.problems import DataError, FieldError, Problem, ProblemLog
 
 COLUMNS = ("prompt", "images", "reward_model", "data_source", "extra_info")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.data import gold
-from sake_ray.data.bounded_json import read_values
+from sake_ray.data.json_files import read_values
 from sake_ray.data.problems import FieldError, Problem, ProblemLog
 
 

@@ -21,6 +21,9 @@ from sake_ray.config.sections import AlgorithmConfig, LearnerConfig
 from sake_ray.data.collate import TrainSample, balanced_shards
 from sake_ray.types import ImageRef
 
+# Where the tiny tokenizer has <|vision_start|>, <|vision_end|>, <|vision_pad|>, <|image_pad|> and <|video_pad|>.
+BANNED = [3, 4, 5, 6, 7]
+
 ALGORITHM = AlgorithmConfig(clip_low=0.2, clip_high=0.28, clip_c=3.0, kl_coef=0.05, is_cap=1.1)
 LEARNER = LearnerConfig(lr=1e-3, weight_decay=0.01, row_tokens=160, micro_batch_tokens=320, logprob_chunk=17)
 
@@ -62,15 +65,17 @@ def make_samples(model: Path, count: int, *, seed: int = 0, images: bool = True)
     return samples
 
 
-def reference_log_probs(model: Any, sample: TrainSample, processor: Any) -> torch.Tensor:
-    """Log-probs of a sample's trained tokens by plain transformers."""
+def reference_log_probs(model: Any, sample: TrainSample, processor: Any, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probs of a sample's trained tokens by plain transformers, the vision tokens banned as when sampling."""
     ids = torch.from_numpy(sample.token_ids)[None]
     extra: dict[str, torch.Tensor] = {}
     if sample.images:
         extra = dict(processor(images=[picture(ref) for ref in sample.images], return_tensors="pt"))
         extra["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **extra).logits
-    log_probs = torch.log_softmax(logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **extra).logits[0, :-1]
+    bias = torch.zeros(logits.shape[-1])
+    bias[BANNED] = -100.0
+    log_probs = torch.log_softmax((logits + bias) / temperature, -1).gather(-1, ids[0, 1:, None])[:, 0]
     return log_probs[torch.from_numpy(sample.loss_mask[1:])]
 
 

@@ -15,8 +15,11 @@ import pytest
 from PIL import Image
 
 from actors.placement import Resources, actor_options, engine_env
-from actors.vllm_engine import CPU_STEP_TOKENS, STOP_STRINGS, VISION_TOKENS, EngineConfig, EngineLost, VllmEngine
+from actors.vision_ban import VISION_TOKENS
+from actors.vllm_build import CPU_STEP_TOKENS, EngineConfig
+from actors.vllm_engine import EngineLost, VllmEngine
 from actors.weight_sync import ShmWeightSync, WeightSyncError
+from envs.actions import STOP_STRINGS
 from sake_ray.types import Completion
 from tests.tiny_model import make_tiny_model
 
@@ -52,8 +55,8 @@ class EngineHost:
     async def stats(self, key: str) -> Any:
         return self.engines[key].stats
 
-    async def stop_at(self, key: str, stop: tuple[str, ...]) -> None:
-        self.engines[key].config = replace(self.engines[key].config, stop=stop)
+    async def change(self, key: str, **changes: Any) -> None:
+        self.engines[key].config = replace(self.engines[key].config, **changes)
 
     async def stop(self, key: str) -> None:
         self.engines.pop(key).shutdown()
@@ -67,10 +70,10 @@ class Bench:
     folder: Path
     tokenizer: Any
 
-    def get(self, method: str, *args: Any) -> Any:
+    def get(self, method: str, *args: Any, **changes: Any) -> Any:
         import ray
 
-        return ray.get(getattr(self.host, method).remote(*args), timeout=600)
+        return ray.get(getattr(self.host, method).remote(*args, **changes), timeout=600)
 
     def one(self, ids: list[int], pictures: list[Any], **options: Any) -> Any:
         return self.get("generate", "main", [(ids, pictures, options)])[0]
@@ -107,12 +110,16 @@ def test_seeded_prompts_beyond_one_engine_step_do_not_depend_on_their_company(be
     long = [bench.prompt(f"post {i} " + "word " * 450) for i in range(10)]
     assert sum(len(ids) for ids in long) > CPU_STEP_TOKENS
     assert max(len(ids) for ids in long) < 2040
-    requests = [(ids, [picture(i)], {"max_tokens": 4, "seed": i}) for i, ids in enumerate(long)]
+    requests: list[tuple[Any, Any, dict[str, Any]]] = [
+        (ids, [picture(i)], {"max_tokens": 4, "seed": i}) for i, ids in enumerate(long)
+    ]
     together = [completion.token_ids for completion, _ in bench.get("generate", "main", requests)]
     assert together[-1] == bench.one(*requests[-1][:2], **requests[-1][2])[0].token_ids
 
 
-def test_logprobs_of_a_multi_turn_multi_image_episode_equal_transformers(bench: Bench) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_of_a_multi_turn_multi_image_episode_equal_transformers(bench: Bench, temperature: float) -> None:
+    bench.get("change", "main", temperature=temperature)
     short, pictures, expanded, sampled = bench.prompt(), [picture(0)], (), []
     for turn in range(4):
         completion, prompt = bench.one(short, pictures, max_tokens=30, seed=turn)
@@ -121,7 +128,8 @@ def test_logprobs_of_a_multi_turn_multi_image_episode_equal_transformers(bench: 
         expanded = prompt + completion.token_ids
         short = [*short, *completion.token_ids, *bench.prompt(f"result {turn} of the search")]
         pictures.append(picture(turn + 1))
-    reference = transformers_logprobs(bench.folder, expanded, pictures[:-1])
+    bench.get("change", "main", temperature=1.0)
+    reference = transformers_logprobs(bench.folder, expanded, pictures[:-1], temperature)
     differences = [
         abs(reference[start - 1 + offset] - logprob)
         for start, completion in sampled
@@ -147,9 +155,9 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_any_batch(bench: Bench) -> No
 def test_sampling_ends_at_a_stop_string_which_stays_in_text_and_ids(bench: Bench) -> None:
     free, _ = bench.one(bench.prompt(), [picture(0)], max_tokens=40, seed=5)
     stop = bench.tokenizer.decode(free.token_ids[10:12])
-    bench.get("stop_at", "main", (stop,))
+    bench.get("change", "main", stop=(stop,))
     cut, _ = bench.one(bench.prompt(), [picture(0)], max_tokens=40, seed=5)
-    bench.get("stop_at", "main", STOP_STRINGS)
+    bench.get("change", "main", stop=STOP_STRINGS)
     assert cut.finish_reason == "stop" and cut.text.endswith(stop)
     assert cut.token_ids == free.token_ids[: len(cut.token_ids)] and len(cut.logprobs) == len(cut.token_ids)
     assert free.finish_reason == "length"
@@ -200,8 +208,8 @@ def test_after_two_updates_the_engine_equals_a_fresh_one_and_a_torn_update_never
     bench.get("stop", "fresh")
 
 
-def transformers_logprobs(folder: Path, ids: Sequence[int], pictures: Sequence[Any]) -> list[float]:
-    """Log-prob of each token after the first, from one plain float32 forward pass."""
+def transformers_logprobs(folder: Path, ids: Sequence[int], pictures: Sequence[Any], temperature: float) -> list[float]:
+    """Log-prob of each token after the first, from one plain float32 forward pass, vision tokens banned."""
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
@@ -217,7 +225,9 @@ def transformers_logprobs(folder: Path, ids: Sequence[int], pictures: Sequence[A
             use_cache=False,
             **images,
         ).logits
-    logprobs = torch.log_softmax(logits[0, :-1].float(), -1).gather(-1, tokens[0, 1:, None])[:, 0]
+    banned = processor.tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
+    logits[..., banned] -= 100.0
+    logprobs = torch.log_softmax(logits[0, :-1].float() / temperature, -1).gather(-1, tokens[0, 1:, None])[:, 0]
     return [float(value) for value in logprobs]
 
 

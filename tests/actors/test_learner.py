@@ -72,15 +72,24 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def test_packed_log_probs_equal_one_sequence_at_a_time(model: Path, samples: list[TrainSample]) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_packed_log_probs_equal_one_sequence_at_a_time_for_policy_and_reference(
+    model: Path, reference: Path, samples: list[TrainSample], temperature: float
+) -> None:
     mixed = [*samples, *lc.make_samples(model, 3, seed=4, images=False)]
-    learner = make_learner(model)
+    settings = LearnerSettings(model, lc.LEARNER, lc.ALGORITHM, temperature=temperature, reference=reference)
+    learner = Learner(settings, load_image=lc.picture)
     assert any(len(row) > 1 for rows in learner._batches.plan(mixed) for row in rows), "nothing was packed"
-    hf, processor = lc.load_plain(model)
-    for sample, found in zip(mixed, learner.log_probs(mixed), strict=True):
-        with torch.no_grad():
-            expected = lc.reference_log_probs(hf, sample, processor).numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for folder, is_reference in ((model, False), (reference, True)):
+        hf, processor = lc.load_plain(folder)
+        for sample, found in zip(mixed, learner.log_probs(mixed, reference=is_reference), strict=True):
+            with torch.no_grad():
+                expected = lc.reference_log_probs(hf, sample, processor, temperature).numpy()
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_banned_ids_are_the_tokenizers_own(model: Path) -> None:
+    assert sorted(make_learner(model).model.banned.tolist()) == lc.BANNED
 
 
 def test_the_gradient_equals_the_hand_written_one(ran: dict[str, Any], model: Path, reference: Path) -> None:

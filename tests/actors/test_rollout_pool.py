@@ -11,7 +11,7 @@ import ray
 
 from actors.placement import Resources, actor_name, actor_options
 from actors.rollout_pool import RolloutError, RolloutPool
-from actors.rollout_worker import WorkerStats
+from actors.rollout_stats import WorkerStats
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, ImageRef
 

@@ -14,8 +14,10 @@ import pytest_asyncio
 import ray
 
 from actors.placement import Resources
-from actors.rollout_pool import RolloutPool, WorkerSettings, pool_metrics, spawn_rollout_actor
-from actors.vllm_engine import EngineConfig
+from actors.rollout_actor import WorkerSettings, spawn_rollout_actor
+from actors.rollout_pool import RolloutPool
+from actors.rollout_stats import pool_metrics
+from actors.vllm_build import EngineConfig
 from envs.episode import EpisodeLimits
 from sake_ray.prompts import load_prompts
 from sake_ray.seeding import derive_seed

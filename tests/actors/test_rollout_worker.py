@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from actors.rollout_stats import EngineStats
 from actors.rollout_worker import RolloutWorker, WorkerBroken
-from actors.vllm_engine import EngineLost, EngineStats
+from actors.vllm_engine import EngineLost
 from envs.episode import EpisodeLimits
 from sake_ray.trajectory import Segment
 from sake_ray.types import (

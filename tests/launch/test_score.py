@@ -79,7 +79,7 @@ def test_broken_input_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["input=x"], "output=FILE is missing"),
+        (["input=x"], "output=… is missing"),
         (["inptu=x"], "did you mean 'input'"),
         (["input"], "not of the form key=value"),
         (["input=x", "output=y", "preset=strict"], "must be one of paper, release"),

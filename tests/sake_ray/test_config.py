@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs.tools.local_index import INDEX_NAME, SOURCE_NAME
+from rewards.format import RELEASED_MAX_TURNS as rewards_max_turns
 from sake_ray.config import (
     Config,
     ConfigError,
@@ -21,7 +23,9 @@ from sake_ray.config import (
     load_config,
     section_hash,
 )
+from sake_ray.config.check import RELEASED_MAX_TURNS
 from sake_ray.config.load import FIELDS, preset_names
+from sake_ray.config.ready import ENCYCLOPAEDIA, check_ready
 from sake_ray.config.render import markdown
 from sake_ray.config.values import Value, show
 
@@ -34,10 +38,11 @@ def load(*argv: str, defaults: Mapping[str, Value] | None = None) -> Config:
 
 def test_command_line_wins_over_job_over_preset_over_default(tmp_path: Path) -> None:
     preset = tmp_path / "own.yaml"
-    preset.write_text("rollout: {workers: 2, group_size: 4, top_p: 0.5}\n")
+    preset.write_text("rollout: {workers: 2, group_size: 4, max_num_seqs: 5}\n")
     config = load(f"preset={preset}", "rollout.workers=6", defaults={"rollout.workers": 5, "rollout.group_size": 5})
-    assert (config.rollout.workers, config.rollout.group_size, config.rollout.top_p) == (6, 5, 0.5)
-    assert config.rollout.temperature == RolloutConfig().temperature
+    rollout = config.rollout
+    assert (rollout.workers, rollout.group_size, rollout.max_num_seqs) == (6, 5, 5)
+    assert rollout.temperature == RolloutConfig().temperature
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -80,7 +85,12 @@ def test_the_real_models_train_with_the_published_hyper_parameters(preset: str) 
         ("rollout.tensor_parallel=2", ["rollout.tensor_parallel=2", "gpus_per_worker=0"]),
         ("rollout.gpus_per_worker=2", ["rollout.gpus_per_worker=2", "nearest: rollout.gpus_per_worker=1"]),
         ("learner.gpus_per_rank=2", ["learner.gpus_per_rank=2", "learner.ranks"]),
-        ("rollout.group_size=1", ["rollout.group_size=1", "grpo", "nearest: rollout.group_size=2"]),
+        ("rollout.group_size=1", ["rollout.group_size=1", "no signal", "nearest: rollout.group_size=2"]),
+        ("rollout.top_p=0.9", ["rollout.top_p=0.9", "renormalise", "nearest: rollout.top_p=1"]),
+        ("rollout.temperature=0.001", ["rollout.temperature=0.001", "nearest: rollout.temperature=0.01"]),
+        ("model.dtype=bfloat16", ["model.dtype=bfloat16", "gpus_per_rank=0", "nearest: model.dtype=float32"]),
+        ("algorithm.advantage=gae", ["algorithm.advantage=gae", "nearest: algorithm.advantage=grpo"]),
+        ("trainer.max_staleness=1", ["trainer.max_staleness=1", "nearest: trainer.max_staleness=0"]),
         ("episode.max_turn_tokens=5000", ["episode.max_turn_tokens=5000", "max_tokens=4096"]),
         ("learner.row_tokens=9000", ["learner.row_tokens=9000", "micro_batch_tokens"]),
         ("learner.minibatches=17", ["learner.minibatches=17", "nearest: learner.minibatches=16"]),
@@ -98,9 +108,12 @@ def test_what_cannot_be_is_refused_with_field_value_and_a_way_out(
         assert words in str(caught.value)
 
 
-def test_a_single_trajectory_per_post_is_fine_without_group_advantages() -> None:
-    config = load("rollout.group_size=1", "algorithm.advantage=reinforce_plus_plus")
-    assert config.rollout.group_size == 1
+def test_the_released_reward_allows_as_many_turns_as_it_can_score() -> None:
+    assert load("reward.preset=release").reward.preset == "release"
+    assert load("episode.max_turns=4").episode.max_turns == 4
+    with pytest.raises(ConfigError, match=r"episode\.max_turns=4: reward\.preset=release .* nearest: .*max_turns=3"):
+        load("reward.preset=release", "episode.max_turns=4")
+    assert rewards_max_turns == RELEASED_MAX_TURNS
 
 
 @pytest.mark.parametrize(
@@ -169,6 +182,40 @@ def test_a_wrong_setting_ends_a_script_with_one_sentence(capsys: pytest.CaptureF
         config_or_exit(["rollout.workers=0"], job="evaluate")
     assert stopped.value.code == 2
     assert capsys.readouterr().err == ("evaluate: rollout.workers=0: must be at least 1; nearest: rollout.workers=1\n")
+
+
+def test_a_hub_name_is_planned_with_but_not_started_with(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as planned:
+        config_or_exit(["preset=qwen25vl_7b", "--dry-run"], job="rl_twitter17")
+    assert planned.value.code == 0
+    with pytest.raises(SystemExit) as stopped:
+        config_or_exit(["preset=qwen25vl_7b"], job="rl_twitter17")
+    assert stopped.value.code == 2
+    assert "hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir DIR" in capsys.readouterr().err
+
+
+def test_a_job_starts_only_where_its_model_and_encyclopaedia_are(tmp_path: Path) -> None:
+    check_ready(load())
+    given_ = (f"data.root={tmp_path}", f"model.path={tmp_path}")
+    with pytest.raises(ConfigError, match=r"model\.path=.*has no config\.json"):
+        check_ready(load(*given_))
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ConfigError, match=r"search\.root=.*search\.provider=offline"):
+        check_ready(load(*given_))
+    assert set(ENCYCLOPAEDIA) == {INDEX_NAME, SOURCE_NAME}
+    (tmp_path / SOURCE_NAME).touch()
+    check_ready(load(*given_))
+
+
+def test_an_estimator_nobody_registered_stops_the_job_before_it_starts() -> None:
+    with pytest.raises(ConfigError, match=r"algorithm\.advantage='grop' is not in verl's registry"):
+        check_ready(load("algorithm.advantage=grop"))
+
+
+def test_a_tracker_that_is_not_installed_stops_the_job_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"tracking\.backends=wandb: wandb is not installed"):
+        check_ready(load("tracking.backends=wandb"))
 
 
 def test_the_hash_is_of_what_was_asked_for_and_not_of_where_it_is_written() -> None:

@@ -63,10 +63,13 @@ async def test_strict_matching_wants_the_threshold(tmp_path: Path) -> None:
     assert (await OfflineSearchTool(cache).search_text("p2", ["paris"]))[0].status == "no_result"
 
 
-async def test_an_entry_answers_one_query_and_a_failed_one_is_no_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("matching", "repeated"), [("strict", [("paris", "no_result")]), ("release", [])])
+async def test_an_entry_answers_one_query_and_a_failed_one_is_no_result(
+    tmp_path: Path, matching: str, repeated: list[tuple[str, str]]
+) -> None:
     cache = write_cache(tmp_path, [text_row("Paris"), text_row("Ada", "No information", "failure")])
-    results = await OfflineSearchTool(cache).search_text("p1", ["Paris", "paris", "Ada"])
-    assert [(r.query, r.status) for r in results] == [("Paris", "success"), ("Ada", "no_result")]
+    results = await OfflineSearchTool(cache, matching=matching).search_text("p1", ["Paris", "paris", "Ada"])
+    assert [(r.query, r.status) for r in results] == [("Paris", "success"), *repeated, ("Ada", "no_result")]
 
 
 async def test_images_come_graph_first_existing_only_at_most_k(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from sake_ray.algorithms.advantage import group_advantages, has_signal
+from sake_ray.algorithms.advantage import KNOWN_ESTIMATORS, group_advantages, has_signal
 
 GROUPS = [[1.0, 0.0, 0.5, 0.5], [0.2, 0.9]]
 
@@ -33,6 +33,11 @@ def test_rloo_subtracts_the_mean_of_the_others() -> None:
 def test_what_cannot_be_computed_is_refused(groups: list[list[float]], estimator: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         group_advantages(groups, estimator)
+
+
+@pytest.mark.parametrize("estimator", KNOWN_ESTIMATORS)
+def test_every_estimator_called_known_computes(estimator: str) -> None:
+    assert [len(group) for group in group_advantages(GROUPS, estimator)] == [4, 2]
 
 
 def test_signal_is_a_difference_of_rewards() -> None:

@@ -1,26 +1,23 @@
 """JSON from files nobody vouches for: a list or JSON lines, value by value with its line, under limits.
 
-Knows nothing of what the values mean. Always holds: size, depth and number of values are bounded before
-anything is built, a key occurs once in an object, and NaN or Infinity is refused.
+One value is read by `sake_ray.bounded_json`. Knows nothing of what the values mean. Always holds: size, depth and
+number of values are bounded before anything is built, a key occurs once in an object, and NaN or Infinity is refused.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sake_ray import bounded_json
+from sake_ray.bounded_json import JsonRefused, decode_strictly, skip_blank
 from sake_ray.data.problems import DataError, FieldError, Problem, ProblemLog
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_VALUE_CHARS = 1024 * 1024
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 16
-
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
-_BLANK = re.compile(r"[ \t\r\n]*")
 
 
 def read_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:
@@ -48,11 +45,10 @@ def parse_json(text: str, *, field: str = "json") -> Any:
     Raises:
         FieldError: the text is too long, nested too deep, or no JSON.
     """
-    value, end = _decode(text, 0, field)
-    rest = _skip_blank(text, end)
-    if rest != len(text):
-        raise FieldError(field, f"more text after the JSON value, at character {rest + 1}")
-    return value
+    try:
+        return bounded_json.parse_json(text, max_chars=MAX_VALUE_CHARS, max_depth=MAX_DEPTH, unique_keys=True)
+    except JsonRefused as error:
+        raise FieldError(field, str(error)) from error
 
 
 def read_values(path: Path, log: ProblemLog) -> Iterator[tuple[int, Any]]:
@@ -65,7 +61,7 @@ def read_values(path: Path, log: ProblemLog) -> Iterator[tuple[int, Any]]:
         DataError: the file is missing, too large, not UTF-8, or a broken list.
     """
     text = read_text(path)
-    if text[_skip_blank(text, 0) :][:1] == "[":
+    if text[skip_blank(text, 0) :][:1] == "[":
         yield from _list_values(path, text)
     else:
         yield from _line_values(path, text, log)
@@ -87,7 +83,7 @@ def _line_values(path: Path, text: str, log: ProblemLog) -> Iterator[tuple[int, 
 
 
 def _list_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    at = _skip_blank(text, _skip_blank(text, 0) + 1)
+    at = skip_blank(text, skip_blank(text, 0) + 1)
     line, counted, values = 1, 0, 0
     if text[at : at + 1] == "]":
         _check_end(path, text, at + 1)
@@ -103,7 +99,7 @@ def _list_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         except FieldError as error:
             raise DataError(f"{path}: element {values}, which starts on line {line}: {error.message}") from error
         yield line, value
-        at = _skip_blank(text, end)
+        at = skip_blank(text, end)
         mark = text[at : at + 1]
         if mark == "]":
             _check_end(path, text, at + 1)
@@ -111,62 +107,17 @@ def _list_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         if mark != ",":
             where = text.count("\n", 0, at) + 1
             raise DataError(f"{path}:{where}: json: expected ',' or ']' after element {values} of the list")
-        at = _skip_blank(text, at + 1)
+        at = skip_blank(text, at + 1)
 
 
 def _check_end(path: Path, text: str, at: int) -> None:
-    rest = _skip_blank(text, at)
+    rest = skip_blank(text, at)
     if rest != len(text):
         raise DataError(f"{path}:{text.count(chr(10), 0, rest) + 1}: json: more text after the end of the list")
 
 
 def _decode(text: str, at: int, field: str) -> tuple[Any, int]:
-    _check_bounds(text, at, field)
     try:
-        return _DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text else ""
-        raise FieldError(field, f"broken JSON at {line}column {error.colno}: {error.msg}") from error
-    except ValueError as error:
-        raise FieldError(field, f"broken JSON: {error}") from error
-
-
-def _check_bounds(text: str, at: int, field: str) -> None:
-    """Refuse a value at `at` that is too long or too deep, without building it."""
-    depth, end = 0, at
-    for match in _STRING_OR_BRACKET.finditer(text, at):
-        mark = match.group()[0]
-        if match.end() - at > MAX_VALUE_CHARS:
-            raise FieldError(field, f"a value is longer than {MAX_VALUE_CHARS} characters")
-        if mark in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise FieldError(field, f"nested deeper than {MAX_DEPTH} levels")
-        elif mark in "]}":
-            depth -= 1
-        end = match.end()
-        if depth <= 0:
-            return
-    if len(text) - end > MAX_VALUE_CHARS:
-        raise FieldError(field, f"a value is longer than {MAX_VALUE_CHARS} characters")
-
-
-def _skip_blank(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    return match.end() if match else at
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in one object")
-    return row
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return decode_strictly(text, at, max_chars=MAX_VALUE_CHARS, max_depth=MAX_DEPTH)
+    except JsonRefused as error:
+        raise FieldError(field, str(error)) from error

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sake_ray.data import bounded_json
-from sake_ray.data.bounded_json import parse_json, read_values
+from sake_ray.data import json_files
+from sake_ray.data.json_files import parse_json, read_values
 from sake_ray.data.problems import DataError, FieldError, ProblemLog
 
 VALUES = st.recursive(
@@ -73,7 +73,7 @@ def test_brackets_inside_strings_are_not_depth() -> None:
 
 
 def test_a_value_over_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_json, "MAX_VALUE_CHARS", 100)
+    monkeypatch.setattr(json_files, "MAX_VALUE_CHARS", 100)
     for text in (json.dumps("x" * 200), json.dumps(["x"] * 100), "9" * 200, '"' + "x" * 200):
         with pytest.raises(FieldError, match="longer"):
             parse_json(text)

@@ -1,0 +1,70 @@
+"""What a job needs of the machine it starts on, refused before any actor starts.
+
+Knows nothing of how values were given or of whether they fit together (check.py). Always holds: only a job that
+is about to run is held to this; `--help` and `--dry-run` work where the models and data are not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from sake_ray.algorithms.advantage import KNOWN_ESTIMATORS, check_estimator
+from sake_ray.config.config import Config
+from sake_ray.config.plan import describe_plan
+from sake_ray.config.values import ConfigError
+
+ENCYCLOPAEDIA = ("encyclopaedia.sqlite", "encyclopaedia.jsonl")
+"""A folder of the local search tool holds at least one of these."""
+
+
+def check_ready(config: Config) -> None:
+    """Refuse a job that cannot run here.
+
+    Raises:
+        ConfigError: naming field, value and what to do.
+    """
+    pools = {row.actor for row in describe_plan(config)}
+    _check_model(config.model.path)
+    if "search" in pools:
+        _check_encyclopaedia(config)
+    if "learner" in pools:
+        _check_training(config)
+
+
+def _check_model(path: str) -> None:
+    if path == "mini" or (Path(path) / "config.json").is_file():
+        return
+    if Path(path).is_dir():
+        raise ConfigError(f"model.path={path}: the folder has no config.json; give one that Hugging Face can load")
+    raise ConfigError(
+        f"model.path={path}: is no folder, and learner and engines read one; run `hf download {path} --local-dir DIR` "
+        "where every node sees DIR, then give model.path=DIR"
+    )
+
+
+def _check_encyclopaedia(config: Config) -> None:
+    root = config.search.root or config.data.root
+    if config.search.provider != "local" or not root:  # without data.root it is MiniWorld, which brings its own
+        return
+    if not any((Path(root) / name).is_file() for name in ENCYCLOPAEDIA):
+        raise ConfigError(
+            f"search.root={config.search.root}: search.provider=local finds neither {' nor '.join(ENCYCLOPAEDIA)} in "
+            f"{root}; give search.root=DIR with one, or search.provider=offline search.cache=DIR"
+        )
+
+
+def _check_training(config: Config) -> None:
+    # Whatever is not among the shipped ones may be a user's own in verl's registry; looking there takes seconds.
+    advantage = config.algorithm.advantage
+    if advantage not in KNOWN_ESTIMATORS:
+        try:
+            check_estimator(advantage)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    for backend in filter(None, (name.strip() for name in config.tracking.backends.split(","))):
+        if importlib.util.find_spec(backend) is None:
+            raise ConfigError(
+                f"tracking.backends={config.tracking.backends}: {backend} is not installed; pip install {backend}, "
+                "or leave it out"
+            )
