@@ -7,11 +7,13 @@ a checkpoint, on success, on Ctrl-C and on `ray job stop` alike, and leaves no a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +148,7 @@ def make_trainer(
         trajectory_log=logs,
         display=display,
         progress=progress,
+        evaluate_first=resumed is None,
     )
 
 
@@ -161,22 +164,38 @@ class RunCheckpoints:
         store = CheckpointStore(self.folder, self.keep)
         if (self.folder / f"step-{step:06d}").exists():
             return
+        began = time.monotonic()
         with store.begin(step, state) as folder:
             await learner.save(folder / "learner")
+        log.info("checkpoint of step %d written in %.1f s", step, time.monotonic() - began)
 
 
 def _find_checkpoint(config: Config, run_dir: Path) -> Checkpoint | None:
     resume = config.trainer.resume
     store = CheckpointStore(run_dir / "checkpoints", config.trainer.keep_checkpoints)
-    if resume == "auto":
-        return store.find_latest()
-    if resume != "never":
-        return checkpoint.load(Path(resume))
-    if store.root.exists() and any(store.root.iterdir()):
-        raise checkpoint.CheckpointError(
-            f"trainer.resume=never, but {store.root} holds checkpoints; choose another run.dir or remove them"
-        )
-    return None
+    if resume == "never":
+        if store.root.exists() and any(store.root.iterdir()):
+            raise checkpoint.CheckpointError(
+                f"trainer.resume=never, but {store.root} holds checkpoints; choose another run.dir or remove them"
+            )
+        return None
+    found = store.find_latest() if resume == "auto" else checkpoint.load(Path(resume))
+    if found is not None:
+        _set_aside_later(store.root, found)
+    return found
+
+
+def _set_aside_later(root: Path, chosen: Checkpoint) -> None:
+    """Rename the checkpoints of the steps that run again after `chosen`: damaged ones, or those of another course.
+
+    Left in place, they would keep this run from writing its own, and pruning would count them as the newest.
+    """
+    for folder in sorted(root.glob("step-*")):
+        number = folder.name.removeprefix("step-")
+        if number.isdigit() and int(number) >= chosen.step and folder.resolve() != chosen.folder.resolve():
+            names = (folder.with_name(f"aside-{copy}-{folder.name}") for copy in itertools.count(1))
+            aside = folder.rename(next(path for path in names if not path.exists()))
+            log.warning("going on from %s: %s is now %s", chosen.folder, folder, aside.name)
 
 
 async def _until(stop: asyncio.Event, training: asyncio.Event, work: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,14 +108,16 @@ class JsonlLog:
         """Open `path`; `resume_after=k` keeps the lines of steps up to k, None starts afresh."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept: list[str] = []
-        if resume_after is not None and path.exists():
-            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_after]
-        path.write_text("".join(kept))
+        kept = _lines_up_to(path, resume_after) if resume_after is not None and path.exists() else []
+        # Replaced whole: a run that is cut off right here keeps what it had.
+        scratch = path.with_name(f"{path.name}.tmp")
+        scratch.write_bytes(b"".join(kept))
+        os.replace(scratch, path)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows; each must have a `step`."""
-        with self.path.open("a") as file:
+        # A lone surrogate, which UTF-8 cannot hold, becomes `\udXXX`: JSON's own way to write it.
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -188,6 +191,20 @@ def _asked(trajectory: Trajectory, kind: type[TextSearch] | type[ImageSearch]) -
     return any(isinstance(turn.action, kind) and turn.observation is not None for turn in trajectory.turns)
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Whole lines only: a killed run may have left half a line at the end."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _lines_up_to(path: Path, last: int) -> list[bytes]:
+    """The lines of steps up to `last`, whole ones only: a killed run may have left half a line at the end.
+
+    Raises:
+        ValueError: a whole line is no row with a step.
+    """
+    kept = []
+    # Bytes, because the half line may end inside a character; and "\n" alone ends a line, because posts hold
+    # characters (U+0085, U+2028 …) that str.splitlines would cut at.
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            belongs = json.loads(line)["step"] <= last
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number}: not a JSON row with a step; repair or remove that line") from error
+        if belongs:
+            kept.append(line + b"\n")
+    return kept

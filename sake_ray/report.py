@@ -46,21 +46,25 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def comparison(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
-    """(name, first evaluation, last evaluation) for each line of the table that was measured."""
+def table_text(rows: Sequence[Row]) -> str:
+    """The first and the last evaluation as aligned text; one column where a run evaluated only once."""
     evaluated = [row for row in rows if "eval/gmner_f1" in row]
     if not evaluated:
-        return []
+        return "no evaluation was made\n"
     first, last = evaluated[0], evaluated[-1]
-    return [(name, first[key], last[key]) for name, key in TABLE if key in first and key in last]
-
-
-def table_text(rows: Sequence[Row]) -> str:
-    """The comparison as aligned text."""
-    lines = [f"{'held-out posts':<28}{'cold start':>12}{'after RL':>12}{'change':>10}"]
-    for name, first, last in comparison(rows):
-        lines.append(f"{name:<28}{first:>12.3f}{last:>12.3f}{last - first:>+10.3f}")
+    if first is last:
+        lines = [f"{'held-out posts':<28}{_when(last):>14}"]
+        lines += [f"{name:<28}{last[key]:>14.3f}" for name, key in TABLE if key in last]
+    else:
+        lines = [f"{'held-out posts':<28}{_when(first):>14}{_when(last):>14}{'change':>10}"]
+        for name, key in TABLE:
+            if key in first and key in last:
+                lines.append(f"{name:<28}{first[key]:>14.3f}{last[key]:>14.3f}{last[key] - first[key]:>+10.3f}")
     return "\n".join(lines) + "\n"
+
+
+def _when(row: Row) -> str:
+    return f"RL step {row['step']:.0f}" if row["step"] else "cold start"
 
 
 def draw_curves(rows: Sequence[Row], path: Path, title: str) -> None:

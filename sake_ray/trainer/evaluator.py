@@ -2,7 +2,7 @@
 
 Knows nothing of how entities are matched (`score_posts` is handed in) nor where episodes run. Always
 holds: every post counts, a malformed or truncated episode as an empty answer; predicted boxes are scored
-in original pixels.
+in original pixels; an evaluation that was cut short leaves nothing in the log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sake_ray.data.images import processed_size, to_original
 from sake_ray.interfaces import RolloutClient
 from sake_ray.metrics import JsonlLog, mean, needs_search, search_metrics, trajectory_rows
-from sake_ray.trajectory import Trajectory
+from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Answer, Box, Example, StopReason
 
 
@@ -71,18 +71,19 @@ class GreedyEvaluator:
         """`eval/…` metrics: F1 over all posts, over those with never-seen entities, and search rates."""
         done = 0
 
-        async def run(example: Example) -> Trajectory:
+        async def run(example: Example) -> TrajectoryGroup:
             nonlocal done
             group = await self._rollout.rollout(example, seeds=[0], greedy=True)
             done += 1
             self._on_post(done, len(self._examples))
-            if self._log is not None:
-                self._log.append(trajectory_rows([group], step, "eval"))
-            return group.trajectories[0]
+            return group
 
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(run(example)) for example in self._examples]
-        return self.metrics([task.result() for task in running])
+        groups = [task.result() for task in running]
+        if self._log is not None:
+            self._log.append(trajectory_rows(groups, step, "eval"))
+        return self.metrics([group.trajectories[0] for group in groups])
 
     def metrics(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """The metrics of finished trajectories."""

@@ -2,8 +2,8 @@
 
 Knows the Protocols of `sake_ray.interfaces` and nothing of Ray, vLLM or torch. Always holds: a step
 trains on at least one group, or is skipped and counted; every group of a step was sampled by the
-current weights; the checkpoint of a step holds everything the next one depends on, so a resumed run
-equals an uninterrupted one.
+current weights; the checkpoint of a step holds everything the next one depends on and is written
+after the step's rows in the logs, so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Checkpoints(Protocol):
     """Where a run's state is kept."""
 
     async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
-        """Write a checkpoint that is whole or absent."""
+        """Write a checkpoint that is whole or absent; a step that has one already keeps it."""
         ...
 
 
@@ -98,6 +98,7 @@ class Trainer:
     trajectory_log: JsonlLog
     display: Display
     progress: Progress = field(default_factory=Progress)
+    evaluate_first: bool = True  # False: an earlier process has evaluated the untrained policy already
     on_step: Callable[[Progress], None] = lambda progress: None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -112,7 +113,7 @@ class Trainer:
             StopRequested: `request_stop` was called.
         """
         await self.learner.publish(self.progress.policy_version)
-        if self.progress.step == 0 and self.settings.eval_every:
+        if self.progress.step == 0 and self.evaluate_first and self.settings.eval_every:
             self.tracker.log(await self._or_stop(self.evaluator.evaluate(0)), 0)
         while self.progress.step < self.settings.total_steps:
             await self._step()
@@ -220,16 +221,18 @@ class Trainer:
                 self.display.phase(step, "eval")
                 metrics.update(await self._eval_or_save(step))
         self.trajectory_log.append(trajectory_rows(groups, step, "train"))
-        if last or _due(step, self.settings.checkpoint_every) or self._stop.is_set():
-            with times.phase("checkpoint"):
-                self.display.phase(step, "checkpoint")
-                await self.checkpoints.save(self.learner, self.state(), step)
         metrics.update(times.metrics())
         metrics["rollout/tokens_per_s"] = _sampled(groups) / max(times.seconds["rollout"], 1e-9)
+        # Before the checkpoint: a resumed run writes no row of this step again, and a step whose metrics the
+        # tracker refuses (NaN) must leave no checkpoint.
         self.tracker.log(metrics, step)
-        self.display.step(step, metrics)
         self.on_step(self.progress)
-        if self._stop.is_set() and not last:
+        saved = last or _due(step, self.settings.checkpoint_every) or self._stop.is_set()
+        if saved:
+            self.display.phase(step, "checkpoint")
+            await self.checkpoints.save(self.learner, self.state(), step)
+        self.display.step(step, metrics)
+        if saved and self._stop.is_set() and not last:
             raise StopRequested(f"stopped after step {step}")
 
     async def _eval_or_save(self, step: int) -> Mapping[str, float]:

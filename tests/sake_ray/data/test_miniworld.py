@@ -7,7 +7,6 @@ held-out entity that training already showed, known entities the base model was 
 from __future__ import annotations
 
 import dataclasses
-import random
 
 import numpy as np
 import pytest

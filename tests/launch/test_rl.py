@@ -1,0 +1,326 @@
+"""The RL job around the trainer: which checkpoint it goes on from, and what a signal does at any time.
+
+The job is whole but for its actors, data and cold start, which are the trainer tests' fakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from launch import rl
+from launch.datasets import DataSet
+from launch.pools import Pools
+from launch.rl import STOPPED, RunCheckpoints, run_job
+from sake_ray.config.config import Config
+from sake_ray.config.load import resolve
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
+from sake_ray.trainer.trainer import StopRequested
+from sake_ray.trajectory import TrajectoryGroup
+from sake_ray.types import Example
+from tests.sake_ray.trainer.fakes import HELD_OUT, POSTS, FakeLearner, FakeRewards, FakeRollout, Outcome
+
+SETTINGS = (
+    "preset=mini_fast",
+    "rollout.group_size=3",
+    "trainer.groups_per_step=2",
+    "trainer.total_steps=5",
+    "trainer.max_refill_rounds=2",
+    "trainer.eval_every=0",
+    "trainer.checkpoint_every=2",
+    "tracking.backends=",
+)
+
+
+def settings(run_dir: Path, *words: str) -> Config:
+    return resolve([*SETTINGS, f"run.dir={run_dir}", *words], job="test")
+
+
+def learner(weights: int = 1) -> FakeLearner:
+    return FakeLearner(lambda name: None, FakeRollout(lambda name: None), weights)
+
+
+def write_checkpoints(run_dir: Path, *steps: int) -> RunCheckpoints:
+    checkpoints = RunCheckpoints(run_dir / "checkpoints", keep=9)
+    for step in steps:
+        asyncio.run(checkpoints.save(learner(), {"course": "first"}, step))
+    return checkpoints
+
+
+def damage(run_dir: Path, step: int) -> None:
+    (run_dir / "checkpoints" / f"step-{step:06d}" / "learner" / "numbers.json").write_text("[0, 0]")
+
+
+def names(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+
+
+def chosen(config: Config) -> Checkpoint:
+    found = rl._find_checkpoint(config, config.run_dir)
+    assert found is not None
+    return found
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def test_a_step_that_is_saved_already_stays_as_it_is(tmp_path: Path) -> None:
+    checkpoints = write_checkpoints(tmp_path, 2)
+    asyncio.run(checkpoints.save(learner(weights=99), {"course": "second"}, 2))
+    found = chosen(settings(tmp_path))
+    assert found.state == {"course": "first"}
+    assert (found.folder / "learner" / "numbers.json").read_text() == "[1, 0]"
+
+
+def test_a_learner_that_cannot_save_leaves_no_checkpoint(tmp_path: Path) -> None:
+    class Full(FakeLearner):
+        async def save(self, folder: Path) -> None:
+            await super().save(folder)
+            raise OSError("no space left on device")
+
+    checkpoints = write_checkpoints(tmp_path, 2)
+    with pytest.raises(OSError, match="no space"):
+        asyncio.run(checkpoints.save(Full(lambda name: None, FakeRollout(lambda name: None)), {}, 4))
+    assert names(tmp_path) == ["step-000002"]
+
+
+def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
+    assert rl._find_checkpoint(settings(tmp_path), tmp_path) is None
+    write_checkpoints(tmp_path, 2, 10, 4)
+    assert chosen(settings(tmp_path)).step == 10
+    assert names(tmp_path) == ["step-000002", "step-000004", "step-000010"]
+
+
+def test_never_refuses_a_folder_that_holds_checkpoints(tmp_path: Path) -> None:
+    assert rl._find_checkpoint(settings(tmp_path, "trainer.resume=never"), tmp_path) is None
+    write_checkpoints(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"choose another run\.dir"):
+        rl._find_checkpoint(settings(tmp_path, "trainer.resume=never"), tmp_path)
+
+
+def test_a_damaged_checkpoint_makes_way_for_the_one_of_the_step_run_again(tmp_path: Path) -> None:
+    """It must neither stand in for the new one nor be kept in place of a good one."""
+    write_checkpoints(tmp_path, 2, 4)
+    damage(tmp_path, 4)
+    assert chosen(settings(tmp_path)).step == 2
+    assert names(tmp_path) == ["aside-1-step-000004", "step-000002"]
+    asyncio.run(RunCheckpoints(tmp_path / "checkpoints", keep=1).save(learner(), {"course": "second"}, 4))
+    assert chosen(settings(tmp_path)).state == {"course": "second"}
+
+
+def test_going_back_to_an_older_checkpoint_sets_the_later_ones_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_checkpoints(tmp_path, 2, 4, 6)
+    back = settings(tmp_path, f"trainer.resume={tmp_path}/checkpoints/step-000002")
+    with caplog.at_level(logging.WARNING):
+        assert chosen(back).step == 2
+    assert "aside-1-step-000006" in caplog.text
+    write_checkpoints(tmp_path, 4)
+    assert chosen(back).step == 2
+    assert names(tmp_path) == ["aside-1-step-000004", "aside-1-step-000006", "aside-2-step-000004", "step-000002"]
+
+
+def test_another_run_s_checkpoint_is_left_where_it_is(tmp_path: Path) -> None:
+    """One of the same step in this run's own folder is another course: it would be taken for this run's."""
+    write_checkpoints(tmp_path / "first", 2, 4)
+    write_checkpoints(tmp_path / "second", 1, 2)
+    found = chosen(settings(tmp_path / "second", f"trainer.resume={tmp_path}/first/checkpoints/step-000002"))
+    assert found.folder == tmp_path / "first" / "checkpoints" / "step-000002"
+    assert names(tmp_path / "first") == ["step-000002", "step-000004"]
+    assert names(tmp_path / "second") == ["aside-1-step-000002", "step-000001"]
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+class Ended(Exception):
+    """The work's own end."""
+
+
+@dataclass
+class Work:
+    """Something to be awaited that says how it ended."""
+
+    cancelled: bool = False
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # taking down actors takes a while
+            self.cancelled = True
+            raise
+        raise Ended
+
+
+async def test_a_stop_before_training_cancels_and_waits_for_the_taking_down() -> None:
+    stop, training, work = asyncio.Event(), asyncio.Event(), Work()
+    stop.set()
+    with pytest.raises(StopRequested, match="nothing was trained"):
+        await rl._until(stop, training, work.run())
+    assert work.cancelled
+
+
+async def test_a_stop_while_training_leaves_the_end_to_the_trainer() -> None:
+    stop, training, work = asyncio.Event(), asyncio.Event(), Work()
+    training.set()
+    waiting = asyncio.create_task(rl._until(stop, training, work.run()))
+    stop.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done() and not work.cancelled
+    work.gate.set()
+    with pytest.raises(Ended):
+        await waiting
+
+
+async def test_without_a_stop_the_work_s_own_end_counts() -> None:
+    work = Work()
+    work.gate.set()
+    with pytest.raises(Ended):
+        await rl._until(asyncio.Event(), asyncio.Event(), work.run())
+    await rl._until(asyncio.Event(), asyncio.Event(), asyncio.sleep(0))
+
+
+# --- the whole job --------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """`run_job` with fakes for what needs Ray; `happening` is called at each of their events."""
+
+    patch: pytest.MonkeyPatch
+    events: list[str] = field(default_factory=list)
+    running: int = 0
+
+    def run(self, config: Config, happening: Callable[[str], None] = lambda name: None) -> int:
+        self.events.clear()
+
+        def note(name: str) -> None:
+            self.events.append(name)
+            happening(name)
+
+        async def starting_policy(config: Config, display: Any) -> Path:
+            note("cold start")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            return Path("model")
+
+        @asynccontextmanager
+        async def running_pools(config: Config, **places: Path) -> AsyncIterator[Pools]:
+            rollout = SlowRollout(note)
+            self.running += 1
+            try:
+                yield cast(Pools, _Pools(rollout, FakeRewards(note), FakeLearner(note, rollout)))
+            finally:
+                self.running -= 1
+
+        for name, stand_in in (
+            ("starting_policy", starting_policy),
+            ("running_pools", running_pools),
+            ("load_data", lambda config: DataSet(POSTS, HELD_OUT, Path("data"), {})),
+            ("draw_curves", lambda rows, path, title: path.write_bytes(b"")),
+        ):
+            self.patch.setattr(rl, name, stand_in)
+        status = asyncio.run(run_job(config))
+        assert self.running == 0, "actors were left behind"
+        return status
+
+
+class SlowRollout(FakeRollout):
+    """Takes enough turns of the event loop for a signal to be noticed before the group is there."""
+
+    async def rollout(self, example: Example, *, seeds: Sequence[int], greedy: bool = False) -> TrajectoryGroup:
+        group = await super().rollout(example, seeds=seeds, greedy=greedy)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return group
+
+
+@dataclass
+class _Pools:
+    rollout: FakeRollout
+    rewards: FakeRewards
+    learner: FakeLearner
+
+
+def signal_at(job: Job, event: str, count: int, number: int) -> Callable[[str], None]:
+    """Send this process a signal at the `count`-th event of that name, as `ray job stop` or Ctrl-C would."""
+
+    def happening(name: str) -> None:
+        if name == event and job.events.count(event) == count:
+            signal.raise_signal(number)
+
+    return happening
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Job:
+    return Job(monkeypatch)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("event", "count", "kept"),
+    # "save" is the periodic checkpoint: the signal comes while it is being written.
+    [("rollout", 1, 0), ("rollout", 4, 1), ("update", 3, 3), ("save", 1, 2)],
+)
+def test_a_signal_ends_the_job_with_a_checkpoint_and_the_same_command_goes_on(
+    job: Job, tmp_path: Path, event: str, count: int, kept: int, number: int
+) -> None:
+    assert job.run(settings(tmp_path / "whole")) == 0
+    stopped = settings(tmp_path / "stopped")
+    assert job.run(stopped, signal_at(job, event, count, number)) == STOPPED
+    assert chosen(stopped).step == kept
+    assert not (tmp_path / "stopped" / "policy").exists()
+    assert job.run(stopped) == 0
+    assert Outcome.of(tmp_path / "stopped") == Outcome.of(tmp_path / "whole")
+    policies = [(tmp_path / name / "policy" / "weights").read_text() for name in ("whole", "stopped")]
+    assert policies[0] == policies[1]
+
+
+def test_a_signal_during_the_cold_start_ends_the_job_at_once(job: Job, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    assert job.run(config, signal_at(job, "cold start", 1, signal.SIGTERM)) == STOPPED
+    assert job.events == ["cold start"]
+    assert rl._find_checkpoint(config, tmp_path) is None
+
+
+def test_a_first_evaluation_is_not_made_twice(job: Job, tmp_path: Path) -> None:
+    """A stop in the first step's rollout leaves a checkpoint of step 0, whose evaluation is in the log already."""
+    config = settings(tmp_path, "trainer.eval_every=2")
+    assert job.run(config, signal_at(job, "rollout", 1, signal.SIGTERM)) == STOPPED
+    assert job.run(config) == 0
+    outcome = Outcome.of(tmp_path)
+    assert [row["step"] for row in outcome.metrics if "eval/posts" in row] == [0, 2, 4, 5]
+    assert [row["step"] for row in outcome.evaluations] == [0, 0, 2, 2, 4, 4, 5, 5]
+
+
+def test_a_job_that_is_done_is_done_again_without_training(job: Job, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    assert job.run(config) == 0
+    before = Outcome.of(tmp_path)
+    assert job.run(config) == 0
+    assert job.events == ["cold start", "publish"]
+    assert Outcome.of(tmp_path) == before
+
+
+def test_a_failure_ends_the_job_with_its_error_and_no_actor_left(job: Job, tmp_path: Path) -> None:
+    def happening(name: str) -> None:
+        if job.events.count("update") == 3:
+            raise Ended
+
+    with pytest.raises(Ended):
+        job.run(settings(tmp_path), happening)
+    assert job.running == 0
+    assert chosen(settings(tmp_path)).step == 2
