@@ -1,8 +1,8 @@
 """The engine's side of weight sync: runs inside vLLM's worker process, never in ours.
 
 Knows nothing of Ray or the learner. Importing this module (vLLM does so for `worker_extension_cls`)
-registers the shared-memory backend. Always holds: an update in which a parameter of the model did not
-come is an error, not a model of two versions (vLLM itself only warns).
+registers the shared-memory backend and ties the process to its parent. Always holds: an update in which
+a parameter of the model did not come is an error, not a model of two versions (vLLM itself only warns).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from actors.parent_watch import die_with_parent
 from actors.weight_sync import ShmWeightSync
 
 EXTENSION = f"{__name__}.WeightExtension"
@@ -126,3 +127,5 @@ def _repack_lm_heads(model: torch.nn.Module) -> None:
 
 if ShmWeightSync.backend not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(ShmWeightSync.backend, ShmWeightTransferEngine)
+
+die_with_parent()

@@ -36,11 +36,32 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainConfig:
-    """How long and how fast the base model learns: `see_steps`, then `answer_steps` of `batch` lessons."""
+class Stage:
+    """A part of pre-training: how many steps, the share of each kind of lesson, and how the learning rate goes."""
 
-    see_steps: int = 600
-    answer_steps: int = 1500
+    name: str
+    steps: int
+    describe: float
+    locate: float
+    facts: float
+    names: float
+    decays: bool
+    """Whether the learning rate falls over the stage's last half."""
+
+
+STAGES = (
+    Stage("see", 600, describe=0.45, locate=0.35, facts=0.20, names=0.0, decays=False),
+    Stage("look", 500, describe=0.10, locate=0.70, facts=0.20, names=0.0, decays=False),
+    Stage("answer", 1500, describe=0.02, locate=0.20, facts=0.12, names=0.14, decays=True),
+)
+"""To see, to look for something, to answer posts (whatever a stage's shares leave is posts)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """How the base model learns: the steps of each stage are `batch` lessons."""
+
+    stages: tuple[Stage, ...] = STAGES
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
@@ -58,16 +79,16 @@ class EncodedLesson:
     board: tuple[str | None, ...] | None
 
 
-def draw_lesson(rng: random.Random, world: MiniWorld, seeing: bool) -> Lesson:
-    """One lesson of the first stage (seeing) or of the second (answering)."""
+def draw_lesson(rng: random.Random, world: MiniWorld, stage: Stage) -> Lesson:
+    """One lesson of a stage."""
     draw = rng.random()
-    if draw < (0.45 if seeing else 0.05):
+    if draw < (below := stage.describe):
         return describe_lesson(rng)
-    if draw < (0.80 if seeing else 0.25):
+    if draw < (below := below + stage.locate):
         return locate_lesson(rng)
-    if draw < (1.00 if seeing else 0.35):
+    if draw < (below := below + stage.facts):
         return fact_lesson(rng, world)
-    if draw < 0.50:
+    if draw < below + stage.names:
         return names_lesson(rng, world)
     return post_lesson(rng, world, PostMaker(), noted_share=0.6)
 
@@ -104,21 +125,20 @@ def _label_pads(tokenizer: Any, lesson: Lesson, prompt: Sequence[int], labels: l
 
 
 def batches(
-    tokenizer: Any, instruction: str, world: MiniWorld, config: PretrainConfig, *, seeing: bool
+    tokenizer: Any, instruction: str, world: MiniWorld, config: PretrainConfig, stage: Stage
 ) -> Iterator[list[EncodedLesson]]:
     """A stage's batches; lessons of like length share a batch so that padding stays small."""
-    steps = config.see_steps if seeing else config.answer_steps
-    rng = random.Random(f"pretrain-{config.seed}" if seeing else f"pretrain-{config.seed}-answers")
+    rng = random.Random(f"pretrain-{config.seed}-{stage.name}")
     pool_size = 8
-    for start in range(0, steps, pool_size):
+    for start in range(0, stage.steps, pool_size):
         pool = [
-            encode_lesson(tokenizer, instruction, draw_lesson(rng, world, seeing))
+            encode_lesson(tokenizer, instruction, draw_lesson(rng, world, stage))
             for _ in range(pool_size * config.batch)
         ]
         pool.sort(key=lambda lesson: (len(lesson.ids), lesson.board is None))
         chunks = [pool[i : i + config.batch] for i in range(0, len(pool), config.batch)]
         rng.shuffle(chunks)
-        yield from chunks[: steps - start]
+        yield from chunks[: stage.steps - start]
 
 
 class BoardPixels:
@@ -163,9 +183,9 @@ def forward(model: Any, pixels: BoardPixels, pad_id: int, lessons: Sequence[Enco
     return out.logits[:, :-1], labels[:, 1:]
 
 
-def learning_rate(config: PretrainConfig, step: int, *, seeing: bool) -> float:
-    """Warm-up; constant while learning to see; later linear to 2 % over the last half."""
-    tail = 0.0 if seeing else max(0.0, step / config.answer_steps - 0.5) / 0.5
+def learning_rate(config: PretrainConfig, stage: Stage, step: int) -> float:
+    """Warm-up, then constant; where the stage says so, linear to 2 % over its last half."""
+    tail = max(0.0, step / stage.steps - 0.5) / 0.5 if stage.decays else 0.0
     return config.lr * min(1.0, (step + 1) / config.warmup) * (1.0 - 0.98 * tail)
 
 
@@ -201,28 +221,26 @@ def lesson_scores(
 def pretrain(folder: Path, instruction: str, config: PretrainConfig) -> dict[str, float]:
     """Train from nothing, write the Hugging Face folder, return the held-out scores.
 
-    The first stage's model goes through the same bfloat16 folder, `see/` beside the result: a run that
-    finds it there starts with the second stage.
+    Each stage starts from the bfloat16 folder the last one wrote, `FOLDER-STAGE` beside the result: a run
+    that finds such folders goes on behind them.
     """
     import torch
 
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer)
-    see = folder.with_name(f"{folder.name}-see")
-    if not (see / "config.json").exists():
-        model = build_model(tokenizer, config.seed)
-        train_stage(model, processor, instruction, config, seeing=True)
-        save_model(model, processor, see)
-    model = load_model(see)
-    scores = train_stage(model, processor, instruction, config, seeing=False)
-    save_model(model, processor, folder)
+    model, scores = build_model(tokenizer, config.seed), {}
+    for stage in config.stages:
+        done = folder if stage is config.stages[-1] else folder.with_name(f"{folder.name}-{stage.name}")
+        if not (done / "config.json").exists():
+            log.info("stage %s", stage.name)
+            scores = train_stage(model, processor, instruction, config, stage)
+            save_model(model, processor, done)
+        model = load_model(done)
     return scores
 
 
-def train_stage(
-    model: Any, processor: Any, instruction: str, config: PretrainConfig, *, seeing: bool
-) -> dict[str, float]:
+def train_stage(model: Any, processor: Any, instruction: str, config: PretrainConfig, stage: Stage) -> dict[str, float]:
     """Run one stage on `model` in place; returns its held-out scores."""
     import torch
 
@@ -232,9 +250,9 @@ def train_stage(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
     began, tokens, running = time.monotonic(), 0, 0.0
     model.train()
-    for step, lessons in enumerate(batches(tokenizer, instruction, world, config, seeing=seeing)):
+    for step, lessons in enumerate(batches(tokenizer, instruction, world, config, stage)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, seeing=seeing)
+            group["lr"] = learning_rate(config, stage, step)
         logits, labels = forward(model, pixels, pad_id, lessons)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         loss.backward()
