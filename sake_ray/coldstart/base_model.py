@@ -52,7 +52,7 @@ class Stage:
 STAGES = (
     Stage("see", 600, describe=0.45, locate=0.35, facts=0.20, names=0.0, decays=False),
     Stage("look", 500, describe=0.10, locate=0.70, facts=0.20, names=0.0, decays=False),
-    Stage("answer", 1500, describe=0.02, locate=0.20, facts=0.12, names=0.14, decays=True),
+    Stage("answer", 900, describe=0.02, locate=0.20, facts=0.12, names=0.14, decays=True),
 )
 """To see, to look for something, to answer posts (whatever a stage's shares leave is posts)."""
 
@@ -164,7 +164,7 @@ class BoardPixels:
 
 
 def forward(model: Any, pixels: BoardPixels, pad_id: int, lessons: Sequence[EncodedLesson]) -> tuple[Any, Any]:
-    """Logits (B, T-1, V) and their labels (B, T-1) for a padded batch."""
+    """Logits (N, V) and labels (N,) of the N positions of a padded batch that are learnt, in order of lessons."""
     import torch
 
     length = max(len(lesson.ids) for lesson in lessons)
@@ -177,10 +177,12 @@ def forward(model: Any, pixels: BoardPixels, pad_id: int, lessons: Sequence[Enco
         labels[row, :n] = torch.tensor(lesson.labels)
         attention[row, :n] = 1
     vision = pixels([lesson.board for lesson in lessons if lesson.board])
-    out = model(
+    hidden = model.model(
         input_ids=ids, attention_mask=attention, mm_token_type_ids=(ids == pad_id).long(), use_cache=False, **vision
-    )
-    return out.logits[:, :-1], labels[:, 1:]
+    ).last_hidden_state[:, :-1]
+    labels = labels[:, 1:]
+    learnt = labels != IGNORED  # most positions are prompt; their logits would be most of the work
+    return model.lm_head(hidden[learnt]), labels[learnt]
 
 
 def learning_rate(config: PretrainConfig, stage: Stage, step: int) -> float:
@@ -211,9 +213,10 @@ def lesson_scores(
         for kind, lessons in kinds.items():
             encoded = [encode_lesson(tokenizer, instruction, lesson) for lesson in lessons]
             logits, labels = forward(model, pixels, pad_id, encoded)
-            right = (logits.argmax(-1) == labels) | (labels == IGNORED)
-            scores[kind] = right.all(-1).float().mean().item()
-            scores[f"{kind}_tokens"] = right[labels != IGNORED].float().mean().item()
+            right = logits.argmax(-1) == labels
+            replies = right.split([sum(label != IGNORED for label in lesson.labels[1:]) for lesson in encoded])
+            scores[kind] = sum(reply.all().item() for reply in replies) / len(replies)
+            scores[f"{kind}_tokens"] = right.float().mean().item()
     model.train()
     return scores
 
@@ -254,7 +257,7 @@ def train_stage(model: Any, processor: Any, instruction: str, config: PretrainCo
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, stage, step)
         logits, labels = forward(model, pixels, pad_id, lessons)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
