@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.placement import LEARNER, Resources, actor_name
+from actors.placement import LEARNER, Resources, actor_name, process_env
 from sake_ray.config import Config
 from sake_ray.data.collate import FloatArray, TrainSample, balanced_shards
 from sake_ray.trajectory import Trajectory
@@ -164,7 +164,7 @@ class LearnerGroup:
                 "num_cpus": self.resources.cpus,
                 "num_gpus": self.resources.gpus,
                 "max_restarts": 0,
-                "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+                "runtime_env": {"env_vars": process_env(self.resources, threads)},
             }
             self.actors.append(remote.options(**options).remote(self.settings, rank, self.ranks, threads))
         started = time.perf_counter()

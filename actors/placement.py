@@ -43,16 +43,24 @@ def actor_options(name: str, resources: Resources, env: Mapping[str, str] | None
         "num_gpus": resources.gpus,
         "max_concurrency": MANY_CALLS,
         "max_restarts": 0,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", **_allocator(resources), **(env or {})}},
+        "runtime_env": {"env_vars": {**process_env(resources), **(env or {})}},
     }
 
 
-def _allocator(resources: Resources) -> dict[str, str]:
-    """On a CPU freed buffers stay with the process: fetching pages anew each step costs more than the arithmetic.
+def process_env(resources: Resources, threads: int = 1) -> dict[str, str]:
+    """Environment variables of any actor's process.
 
-    (A forward and backward of the mini model took 2 to 4 times as long without it, see docs/benchmarks.md.)
+    On a CPU freed buffers stay with the process, because fetching pages anew in every step costs more than the
+    arithmetic (docs/benchmarks.md), and idle threads sleep, because spinning ones take the cores others work on.
     """
-    return {} if resources.gpus else {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+    env = {"OMP_NUM_THREADS": str(threads)}
+    if resources.gpus == 0:
+        env |= {
+            "MALLOC_MMAP_THRESHOLD_": "4000000000",
+            "MALLOC_TRIM_THRESHOLD_": "8000000000",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+    return env
 
 
 def engine_env(resources: Resources) -> dict[str, str]:
