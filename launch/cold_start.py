@@ -120,7 +120,7 @@ def _sft_config(config: Config, steps: int) -> Config:
     warmup = max(1, round(config.sft.warmup_ratio * steps))
     return replace(
         config,
-        learner=replace(config.learner, lr=config.sft.lr, warmup_steps=warmup),
+        learner=replace(config.learner, lr=config.sft.lr, warmup_steps=warmup, decay_steps=steps),
         rollout=replace(config.rollout, temperature=1.0),
         algorithm=replace(config.algorithm, kl_coef=0.0),
     )

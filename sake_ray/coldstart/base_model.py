@@ -24,6 +24,7 @@ from sake_ray.data.miniworld_texts import (
     PostMaker,
     describe_lesson,
     fact_lesson,
+    guess_lesson,
     locate_lesson,
     names_lesson,
     place,
@@ -45,16 +46,18 @@ class Stage:
     locate: float
     facts: float
     names: float
+    guesses: float
     decays: bool
     """Whether the learning rate falls over the stage's last half."""
 
 
 STAGES = (
-    Stage("see", 600, describe=0.45, locate=0.35, facts=0.20, names=0.0, decays=False),
-    Stage("look", 500, describe=0.10, locate=0.70, facts=0.20, names=0.0, decays=False),
-    Stage("answer", 900, describe=0.02, locate=0.20, facts=0.12, names=0.14, decays=True),
+    Stage("see", 600, describe=0.45, locate=0.35, facts=0.20, names=0.0, guesses=0.0, decays=False),
+    Stage("look", 500, describe=0.10, locate=0.70, facts=0.20, names=0.0, guesses=0.0, decays=False),
+    Stage("answer", 900, describe=0.02, locate=0.20, facts=0.12, names=0.14, guesses=0.0, decays=True),
+    Stage("guess", 500, describe=0.0, locate=0.10, facts=0.12, names=0.08, guesses=0.25, decays=True),
 )
-"""To see, to look for something, to answer posts (whatever a stage's shares leave is posts)."""
+"""To see, to look for something, to answer posts (what a stage's shares leave is posts), to guess at strangers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,10 @@ def draw_lesson(rng: random.Random, world: MiniWorld, stage: Stage) -> Lesson:
         return locate_lesson(rng)
     if draw < (below := below + stage.facts):
         return fact_lesson(rng, world)
-    if draw < below + stage.names:
+    if draw < (below := below + stage.names):
         return names_lesson(rng, world)
+    if draw < below + stage.guesses:
+        return guess_lesson(rng, world)
     return post_lesson(rng, world, PostMaker(), noted_share=0.6)
 
 

@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sake_ray.data.miniworld import (
     LOOKS,
@@ -49,11 +50,12 @@ def reasoning(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
 
 def answer(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
     """The final turn: reasoning, then the answer."""
-    rows = [
-        {"entity": entity.name, "type": entity.type, "box2d": [] if cell is None else cell_box(cell).as_list()}
-        for entity, cell in entities
-    ]
+    rows = [_row(entity, cell) for entity, cell in entities]
     return f"<reason>{reasoning(entities)}</reason><answer>{json.dumps(rows)}</answer>"
+
+
+def _row(entity: WorldEntity, cell: int | None) -> dict[str, Any]:
+    return {"entity": entity.name, "type": entity.type, "box2d": [] if cell is None else cell_box(cell).as_list()}
 
 
 def search(kind: str, names: Sequence[str]) -> str:
@@ -110,6 +112,21 @@ def post_lesson(rng: random.Random, world: MiniWorld, make_post: PostMaker, *, n
     rng.shuffle(noted)
     notes = "".join(f"{line} \n" for line in noted)
     return Lesson(f"{notes}{post.text}", answer(post.entities), post.board, post=True)
+
+
+def guess_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
+    """Answer a post that names strangers, with nothing to go by: each gets some type and no box."""
+    post = PostMaker()(rng, world, _strangers(rng, world))
+    reasons, rows = [], []
+    for entity, cell in post.entities:
+        if entity.mark is Mark.UNSEEN:
+            reasons.append(f"{entity.name} unknown")
+            rows.append({"entity": entity.name, "type": rng.choice(TYPES), "box2d": []})
+        else:
+            reasons.append(reasoning([(entity, cell)]))
+            rows.append(_row(entity, cell))
+    reply = f"<reason>{' ; '.join(reasons)}</reason><answer>{json.dumps(rows)}</answer>"
+    return Lesson(post.text, reply, post.board, post=True)
 
 
 def _strangers(rng: random.Random, world: MiniWorld) -> tuple[WorldEntity, ...]:

@@ -178,10 +178,12 @@ def test_a_broken_gradient_stops_and_changes_nothing(model: Path, samples: list[
     assert largest_difference(before, learner.full_params()) == 0
 
 
-def test_the_learning_rate_warms_up_and_then_stays(model: Path, samples: list[TrainSample]) -> None:
+def test_the_learning_rate_warms_up_and_then_stays_or_falls(model: Path, samples: list[TrainSample]) -> None:
     learner = make_learner(model, lr=4e-3, warmup_steps=4)
     rates = [learner.update(samples[:1])["train/lr"] for _ in range(6)]
     assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 4e-3, 4e-3])
+    learner = make_learner(model, lr=4e-3, warmup_steps=1, decay_steps=4)
+    assert [learner.update(samples[:1])["train/lr"] for _ in range(5)] == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3, 0])
 
 
 def test_an_exported_folder_loads_and_holds_the_tied_head_once(
