@@ -283,7 +283,7 @@ class Learner:
         return GlobalCounts(tokens, sequences, self.ranks)
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then constant or falling linearly to 0; a function of the step alone, so it needs no state."""
+        """Linear warm-up, then constant or falling linearly to 0; a function of the step alone: no state to keep."""
         settings = self.settings.learner
         rise = min(1.0, (self.step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
         fall = max(0.0, 1.0 - self.step / settings.decay_steps) if settings.decay_steps else 1.0

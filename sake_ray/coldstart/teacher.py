@@ -57,20 +57,27 @@ class ScriptedTeacher:
         """The text of turn 0, 1, …"""
         unknown = [e.text for e in self._example.entities if e.difficulty is Difficulty.UNKNOWN]
         if turn == 0 and unknown:
-            names = list(dict.fromkeys(unknown))
-            queries = json.dumps([{"query": name} for name in names])
-            return f"<reason>I do not know {' , '.join(names)}</reason><text_search>{queries}</text_search>"
+            reasons = [
+                f"{entity.text} unknown" if entity.difficulty is Difficulty.UNKNOWN else self._reason(entity)
+                for entity in self._example.entities
+            ]
+            queries = json.dumps([{"query": name} for name in dict.fromkeys(unknown)])
+            return f"<reason>{' ; '.join(reasons)}</reason><text_search>{queries}</text_search>"
         return self._answer()
 
     def _answer(self) -> str:
-        rows, reasons = [], []
-        for entity in self._example.entities:
-            box = list(self._shown(entity.boxes[0])) if entity.boxes else []
-            rows.append({"entity": entity.text, "type": entity.type, "box2d": box})
-            reasons.append(self._reason(entity, box))
+        rows = [
+            {"entity": entity.text, "type": entity.type, "box2d": self._box(entity)}
+            for entity in self._example.entities
+        ]
+        reasons = [self._reason(entity) for entity in self._example.entities]
         return f"<reason>{' ; '.join(reasons)}</reason><answer>{json.dumps(rows)}</answer>"
 
-    def _reason(self, entity: Entity, box: list[int]) -> str:
+    def _box(self, entity: Entity) -> list[int]:
+        return list(self._shown(entity.boxes[0])) if entity.boxes else []
+
+    def _reason(self, entity: Entity) -> str:
+        box = self._box(entity)
         words = [entity.text, entity.type, self._looks.get(entity.text, ""), json.dumps(box) if box else "none"]
         return " ".join(word for word in words if word)
 
