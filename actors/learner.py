@@ -297,6 +297,7 @@ class Learner:
             temperature=settings.temperature,
             gradient_checkpointing=settings.learner.gradient_checkpointing,
             trainable=trainable,
+            frozen=settings.learner.frozen,
         )
         return shard(model, self._mesh, settings.dtype, settings.device)
 

@@ -124,6 +124,8 @@ def _moments(model: PackedModel, optimizer: torch.optim.Optimizer) -> dict[str, 
 def _make_moments(model: PackedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Give the optimiser the state it has after `step` steps, moments to be filled in."""
     for parameter in _named(model).values():
+        if not parameter.requires_grad:
+            continue
         state: dict[str, Any] = {"step": torch.tensor(float(step))}
         state |= {moment: torch.zeros_like(parameter.detach()) for moment in _MOMENTS}
         optimizer.state[parameter] = state

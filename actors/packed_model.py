@@ -92,9 +92,18 @@ class PackedModel(nn.Module):
 
 
 def load_packed_model(
-    folder: Path, *, logprob_chunk: int, temperature: float, gradient_checkpointing: bool, trainable: bool
+    folder: Path,
+    *,
+    logprob_chunk: int,
+    temperature: float,
+    gradient_checkpointing: bool,
+    trainable: bool,
+    frozen: str = "none",
 ) -> PackedModel:
     """Load a Hugging Face folder in float32 on the CPU, ready to be sharded.
+
+    `frozen` names the parts that stay as they are even in a trainable model: `embeddings` (with them a tied
+    head), `vision`, both joined by `+`, or `none`.
 
     Raises:
         FileNotFoundError: `folder` holds no model.
@@ -110,6 +119,11 @@ def load_packed_model(
     banned = banned_ids(AutoTokenizer.from_pretrained(folder), str(folder))
     model = PackedModel(hf, logprob_chunk=logprob_chunk, temperature=temperature, banned=banned)
     model.requires_grad_(trainable)
+    if "embeddings" in frozen:
+        hf.get_input_embeddings().requires_grad_(False)
+        hf.lm_head.requires_grad_(False)
+    if "vision" in frozen:
+        hf.model.visual.requires_grad_(False)
     return model.train(trainable)
 
 

@@ -70,7 +70,7 @@ def fingerprint(config: Config) -> str:
         "pixels": [config.data.min_pixels, config.data.max_pixels],
         "max_chars": config.search.max_chars,
         # How the learner shares out its work (ranks, rows, chunks) changes no more than rounding.
-        "learner": [config.model.dtype, learner.weight_decay, learner.max_grad_norm],
+        "learner": [config.model.dtype, learner.weight_decay, learner.max_grad_norm, learner.frozen],
         "seed": config.run.seed,
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]

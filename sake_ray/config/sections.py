@@ -154,6 +154,10 @@ class LearnerConfig(Section):
     ranks: int = setting(1, "learner actors the model is sharded over", low=1)
     lr: float = setting(2e-6, "learning rate", above=0.0)
     weight_decay: float = setting(0.0, "AdamW weight decay", low=0.0)
+    frozen: str = setting(
+        "none", "parts that are not trained (a tied head goes with the embeddings)",
+        choices=("none", "embeddings", "vision", "embeddings+vision"),
+    )  # fmt: skip
     warmup_steps: int = setting(0, "steps over which the learning rate rises", low=0)
     decay_steps: int = setting(0, "step by which the learning rate has fallen to 0; 0: it stays", low=0)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0.0)

@@ -178,6 +178,23 @@ def test_a_broken_gradient_stops_and_changes_nothing(model: Path, samples: list[
     assert largest_difference(before, learner.full_params()) == 0
 
 
+def test_frozen_parts_stay_and_a_checkpoint_of_such_a_learner_loads(
+    model: Path, samples: list[TrainSample], tmp_path: Path
+) -> None:
+    learner = make_learner(model, lr=4e-3, frozen="embeddings+vision")
+    before = learner.full_params()
+    learner.update(samples)
+    after = learner.full_params()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and not any("embed_tokens" in name or "visual" in name for name in changed)
+    learner.save(tmp_path / "checkpoint")
+    again = make_learner(model, lr=4e-3, frozen="embeddings+vision")
+    again.load(tmp_path / "checkpoint")
+    learner.update(samples)
+    again.update(samples)
+    assert largest_difference(learner.full_params(), again.full_params()) == 0
+
+
 def test_the_learning_rate_warms_up_and_then_stays_or_falls(model: Path, samples: list[TrainSample]) -> None:
     learner = make_learner(model, lr=4e-3, warmup_steps=4)
     rates = [learner.update(samples[:1])["train/lr"] for _ in range(6)]
