@@ -29,6 +29,7 @@ from sake_ray.data.miniworld_texts import (
     names_lesson,
     place,
     post_lesson,
+    repeat_lesson,
 )
 
 log = logging.getLogger(__name__)
@@ -47,15 +48,16 @@ class Stage:
     facts: float
     names: float
     guesses: float
+    repeats: float
     decays: bool
     """Whether the learning rate falls over the stage's last half."""
 
 
 STAGES = (
-    Stage("see", 600, describe=0.45, locate=0.35, facts=0.20, names=0.0, guesses=0.0, decays=False),
-    Stage("look", 500, describe=0.10, locate=0.70, facts=0.20, names=0.0, guesses=0.0, decays=False),
-    Stage("answer", 900, describe=0.02, locate=0.20, facts=0.12, names=0.14, guesses=0.0, decays=True),
-    Stage("guess", 500, describe=0.0, locate=0.10, facts=0.12, names=0.08, guesses=0.25, decays=True),
+    Stage("see", 600, describe=0.45, locate=0.35, facts=0.20, names=0.0, guesses=0.0, repeats=0.0, decays=False),
+    Stage("look", 500, describe=0.10, locate=0.70, facts=0.20, names=0.0, guesses=0.0, repeats=0.0, decays=False),
+    Stage("answer", 900, describe=0.02, locate=0.20, facts=0.12, names=0.14, guesses=0.0, repeats=0.0, decays=True),
+    Stage("guess", 500, describe=0.0, locate=0.10, facts=0.10, names=0.08, guesses=0.22, repeats=0.15, decays=True),
 )
 """To see, to look for something, to answer posts (what a stage's shares leave is posts), to guess at strangers."""
 
@@ -93,8 +95,10 @@ def draw_lesson(rng: random.Random, world: MiniWorld, stage: Stage) -> Lesson:
         return fact_lesson(rng, world)
     if draw < (below := below + stage.names):
         return names_lesson(rng, world)
-    if draw < below + stage.guesses:
+    if draw < (below := below + stage.guesses):
         return guess_lesson(rng, world)
+    if draw < below + stage.repeats:
+        return repeat_lesson(rng)
     return post_lesson(rng, world, PostMaker(), noted_share=0.6)
 
 
@@ -209,6 +213,7 @@ def lesson_scores(
         "locate": [locate_lesson(rng) for _ in range(64)],
         "facts": [fact_lesson(rng, world) for _ in range(64)],
         "names": [names_lesson(rng, world) for _ in range(64)],
+        "repeat": [repeat_lesson(rng) for _ in range(64)],
         "known_posts": [post_lesson(rng, world, PostMaker(), noted_share=0.0) for _ in range(64)],
         "noted_posts": [post_lesson(rng, world, PostMaker(), noted_share=1.0) for _ in range(64)],
     }

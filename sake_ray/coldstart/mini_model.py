@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sake_ray.data.miniworld import GRID, LOOKS, NAMES, TEMPLATES, cell_box, make_world
-from sake_ray.data.miniworld_texts import PostMaker, post_lesson
+from sake_ray.data.miniworld_texts import CHUNKS, PostMaker, post_lesson
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -27,47 +27,6 @@ SPECIAL = (
     "<|vision_pad|>",
     "<|image_pad|>",
     "<|video_pad|>",
-)
-CHUNKS = (
-    '[{"entity": "',
-    '", "type": "',
-    '", "box2d": ',
-    '}, {"entity": "',
-    "}]",
-    "[]",
-    '[{"query": "',
-    '"}, {"query": "',
-    '"}]',
-    "<reason>",
-    "</reason>",
-    "<answer>",
-    "</answer>",
-    "<text_search>",
-    "</text_search>",
-    "<image_search>",
-    "</image_search>",
-    "<information>",
-    "</information>",
-    "I do not know ",
-    "No result found.",
-    "Find every entity.",
-    " is a ",
-    " , a ",
-    " ; ",
-    " , ",
-    ", ",
-    " none",
-    " unknown",
-    "PER",
-    "ORG",
-    "LOC",
-    "MISC",
-    "describe",
-    "locate ",
-    "facts ",
-    "names ",
-    "user",
-    "assistant",
 )
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

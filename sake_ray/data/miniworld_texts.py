@@ -15,6 +15,7 @@ from typing import Any
 
 from sake_ray.data.miniworld import (
     LOOKS,
+    NAMES,
     TYPES,
     BoardPost,
     Mark,
@@ -26,6 +27,48 @@ from sake_ray.data.miniworld import (
 )
 
 NOT_SHOWN = "none"
+CHUNKS = (
+    '[{"entity": "',
+    '", "type": "',
+    '", "box2d": ',
+    '}, {"entity": "',
+    "}]",
+    "[]",
+    '[{"query": "',
+    '"}, {"query": "',
+    '"}]',
+    "<reason>",
+    "</reason>",
+    "<answer>",
+    "</answer>",
+    "<text_search>",
+    "</text_search>",
+    "<image_search>",
+    "</image_search>",
+    "<information>",
+    "</information>",
+    "I do not know ",
+    "No result found.",
+    "Find every entity.",
+    " is a ",
+    " , a ",
+    " ; ",
+    " , ",
+    ", ",
+    " none",
+    " unknown",
+    "PER",
+    "ORG",
+    "LOC",
+    "MISC",
+    "describe",
+    "locate ",
+    "facts ",
+    "names ",
+    "user",
+    "assistant",
+)
+"""Pieces of answers, searches and lessons that the mini tokenizer has as single tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +101,15 @@ def _row(entity: WorldEntity, cell: int | None) -> dict[str, Any]:
     return {"entity": entity.name, "type": entity.type, "box2d": [] if cell is None else cell_box(cell).as_list()}
 
 
-def search(kind: str, names: Sequence[str]) -> str:
-    """A search turn; `kind` is `text` or `image`."""
-    queries = json.dumps([{"query": name} for name in names])
-    return f"<reason>I do not know {' , '.join(names)}</reason><{kind}_search>{queries}</{kind}_search>"
+def search(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
+    """The turn before it: what is known, who is not, and a text search for those."""
+    strangers = [entity.name for entity, _ in entities if entity.mark is not Mark.KNOWN]
+    reasons = [
+        reasoning([(entity, cell)]) if entity.mark is Mark.KNOWN else f"{entity.name} unknown"
+        for entity, cell in entities
+    ]
+    queries = json.dumps([{"query": name} for name in strangers])
+    return f"<reason>{' ; '.join(reasons)}</reason><text_search>{queries}</text_search>"
 
 
 def describe_lesson(rng: random.Random) -> Lesson:
@@ -112,6 +160,15 @@ def post_lesson(rng: random.Random, world: MiniWorld, make_post: PostMaker, *, n
     rng.shuffle(noted)
     notes = "".join(f"{line} \n" for line in noted)
     return Lesson(f"{notes}{post.text}", answer(post.entities), post.board, post=True)
+
+
+def repeat_lesson(rng: random.Random) -> Lesson:
+    """Say some pieces again: it teaches no more than to tell the pieces apart, those never written so far too."""
+    pieces = [
+        rng.choice(CHUNKS) if (draw := rng.random()) < 0.5 else rng.choice(NAMES if draw < 0.9 else LOOKS)
+        for _ in range(rng.randint(3, 10))
+    ]
+    return Lesson(f"repeat {''.join(pieces)}", "".join(pieces), None)
 
 
 def guess_lesson(rng: random.Random, world: MiniWorld) -> Lesson:

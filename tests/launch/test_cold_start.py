@@ -185,7 +185,9 @@ def test_supervised_steps_have_settings_of_their_own(tmp_path: Path, monkeypatch
     a distribution that greedy evaluation never uses, the last would keep a second model in memory for nothing."""
     learner = FakeLearner()
     monkeypatch.setattr(cold_start, "make_learner_group", learner.make)
-    settings = small(tmp_path, **{"sft.steps": "4", "rollout.temperature": "0.7", "algorithm.kl_coef": "0.1"})
+    settings = small(
+        tmp_path, **{"sft.steps": "4", "sft.epochs": "4", "rollout.temperature": "0.7", "algorithm.kl_coef": "0.1"}
+    )
     asyncio.run(starting_policy(settings, cast(RunDisplay, Display())))
     (used,) = learner.settings
     assert len(learner.batches) == 4

@@ -119,7 +119,7 @@ def test_a_demonstration_earns_all_there_is_less_the_price_of_its_search(
 def test_the_teacher_speaks_as_the_base_models_lessons_do(school: School, played: list[Trajectory]) -> None:
     for trajectory, post in zip(played, world_posts(SPEC)[1]["train"], strict=True):
         names = unknown(trajectory.example)
-        expected = ([search("text", names)] if names else []) + [answer(post.entities)]
+        expected = ([search(post.entities)] if names else []) + [answer(post.entities)]
         assert [turn.text for turn in trajectory.turns] == expected
 
 
