@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +27,7 @@ from sake_ray.data.miniworld_texts import (
     post_lesson,
     search,
 )
-from sake_ray.types import Answer, ImageSearch, PredictedEntity, TextSearch
+from sake_ray.types import Answer, PredictedEntity, TextSearch
 
 WORLD = make_world(0)
 KNOWN = {entity.name: entity for entity in WORLD.known}
@@ -58,9 +57,9 @@ def test_an_answer_is_read_as_the_posts_gold(seed: int) -> None:
         assert parse_action(answer(post.entities)) == claims(post.entities)
 
 
-@pytest.mark.parametrize(("kind", "action"), [("text", TextSearch), ("image", ImageSearch)])
-def test_a_search_is_read_as_a_query_a_name(kind: str, action: type[TextSearch] | type[ImageSearch]) -> None:
-    assert parse_action(search(kind, ["Bakedo", "Rotisa"])) == action(("Bakedo", "Rotisa"))
+def test_a_search_is_read_as_a_query_a_stranger() -> None:
+    entities = [(WORLD.known[0], 3), (WORLD.unseen[0], None), (WORLD.long_tail[0], 1)]
+    assert parse_action(search(entities)) == TextSearch((WORLD.unseen[0].name, WORLD.long_tail[0].name))
 
 
 @settings(max_examples=50)
