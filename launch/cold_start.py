@@ -70,7 +70,7 @@ def fingerprint(config: Config) -> str:
         "pixels": [config.data.min_pixels, config.data.max_pixels],
         "max_chars": config.search.max_chars,
         # How the learner shares out its work (ranks, rows, chunks) changes no more than rounding.
-        "learner": [config.model.dtype, learner.weight_decay, learner.max_grad_norm, learner.frozen],
+        "learner": [config.model.dtype, learner.weight_decay, learner.max_grad_norm],
         "seed": config.run.seed,
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
@@ -120,7 +120,9 @@ def _sft_config(config: Config, steps: int) -> Config:
     warmup = max(1, round(config.sft.warmup_ratio * steps))
     return replace(
         config,
-        learner=replace(config.learner, lr=config.sft.lr, warmup_steps=warmup, decay_steps=steps),
+        learner=replace(
+            config.learner, lr=config.sft.lr, warmup_steps=warmup, decay_steps=steps, frozen=config.sft.frozen
+        ),
         rollout=replace(config.rollout, temperature=1.0),
         algorithm=replace(config.algorithm, kl_coef=0.0),
     )

@@ -229,6 +229,10 @@ class SftConfig(Section):
     warmup_ratio: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
     epochs: int = setting(3, "passes over the trajectories", low=1)
     batch_tokens: int = setting(16384, "tokens an optimiser step sees", low=64)
+    frozen: str = setting(
+        "none", "parts the cold start does not train; learner.frozen is for RL",
+        choices=("none", "embeddings", "vision", "embeddings+vision"),
+    )  # fmt: skip
 
 
 SECTIONS: tuple[type[Section], ...] = (

@@ -39,7 +39,7 @@ MATTERS: list[Settings] = [
     {"search.max_chars": "40"},
     {"learner.weight_decay": "0.1"},
     {"learner.max_grad_norm": "0.5"},
-    {"learner.frozen": "none"},
+    {"sft.frozen": "none"},
     {"model.dtype": "bfloat16", "learner.gpus_per_rank": "1"},
 ]
 DOES_NOT: list[Settings] = [
