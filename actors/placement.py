@@ -51,7 +51,7 @@ def process_env(resources: Resources, threads: int = 1) -> dict[str, str]:
     """Environment variables of any actor's process.
 
     On a CPU freed buffers stay with the process, because fetching pages anew in every step costs more than the
-    arithmetic (docs/benchmarks.md), and idle threads sleep, because spinning ones take the cores others work on.
+    arithmetic, and idle threads sleep, because spinning ones take the cores others work on.
     """
     env = {"OMP_NUM_THREADS": str(threads)}
     if resources.gpus == 0:
