@@ -21,7 +21,6 @@ from sake_ray.data.miniworld import LOOKS, MiniWorld, board_picture, make_world
 from sake_ray.data.miniworld_texts import (
     NOT_SHOWN,
     Lesson,
-    PostMaker,
     describe_lesson,
     fact_lesson,
     guess_lesson,
@@ -99,7 +98,7 @@ def draw_lesson(rng: random.Random, world: MiniWorld, stage: Stage) -> Lesson:
         return guess_lesson(rng, world)
     if draw < below + stage.repeats:
         return repeat_lesson(rng)
-    return post_lesson(rng, world, PostMaker(), noted_share=0.6)
+    return post_lesson(rng, world, noted_share=0.6)
 
 
 def encode_lesson(tokenizer: Any, instruction: str, lesson: Lesson) -> EncodedLesson:
@@ -214,8 +213,8 @@ def lesson_scores(
         "facts": [fact_lesson(rng, world) for _ in range(64)],
         "names": [names_lesson(rng, world) for _ in range(64)],
         "repeat": [repeat_lesson(rng) for _ in range(64)],
-        "known_posts": [post_lesson(rng, world, PostMaker(), noted_share=0.0) for _ in range(64)],
-        "noted_posts": [post_lesson(rng, world, PostMaker(), noted_share=1.0) for _ in range(64)],
+        "known_posts": [post_lesson(rng, world, noted_share=0.0) for _ in range(64)],
+        "noted_posts": [post_lesson(rng, world, noted_share=1.0) for _ in range(64)],
     }
     scores = {}
     model.eval()
@@ -234,22 +233,24 @@ def lesson_scores(
 def pretrain(folder: Path, instruction: str, config: PretrainConfig) -> dict[str, float]:
     """Train from nothing, write the Hugging Face folder, return the held-out scores.
 
-    Each stage starts from the bfloat16 folder the last one wrote, `FOLDER-STAGE` beside the result: a run
-    that finds such folders goes on behind them.
+    Each stage but the first starts from the bfloat16 folder the one before wrote, `FOLDER-STAGE` beside the
+    result: a run that finds such folders goes on behind them.
     """
     import torch
 
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer)
-    model, scores = build_model(tokenizer, config.seed), {}
-    for stage in config.stages:
-        done = folder if stage is config.stages[-1] else folder.with_name(f"{folder.name}-{stage.name}")
+    model = build_model(tokenizer, config.seed)
+    *earlier, last = config.stages
+    for stage in earlier:
+        done = folder.with_name(f"{folder.name}-{stage.name}")
         if not (done / "config.json").exists():
-            log.info("stage %s", stage.name)
-            scores = train_stage(model, processor, instruction, config, stage)
+            train_stage(model, processor, instruction, config, stage)
             save_model(model, processor, done)
         model = load_model(done)
+    scores = train_stage(model, processor, instruction, config, last)
+    save_model(model, processor, folder)
     return scores
 
 
@@ -261,6 +262,7 @@ def train_stage(model: Any, processor: Any, instruction: str, config: PretrainCo
     pixels = BoardPixels(processor.image_processor)
     pad_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    log.info("stage %s", stage.name)
     began, tokens, running = time.monotonic(), 0, 0.0
     model.train()
     for step, lessons in enumerate(batches(tokenizer, instruction, world, config, stage)):

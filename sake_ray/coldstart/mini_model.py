@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sake_ray.data.miniworld import GRID, LOOKS, NAMES, TEMPLATES, cell_box, make_world
-from sake_ray.data.miniworld_texts import CHUNKS, PostMaker, post_lesson
+from sake_ray.data.miniworld_texts import CHUNKS, post_lesson
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -43,7 +43,7 @@ def build_tokenizer() -> Any:
     from transformers import Qwen2TokenizerFast
 
     world, rng = make_world(0), random.Random("tokenizer")
-    corpus = [post_lesson(rng, world, PostMaker(), noted_share=0.3).user for _ in range(300)]
+    corpus = [post_lesson(rng, world, noted_share=0.3).user for _ in range(300)]
     corpus += [template.format("", "", "") for template in TEMPLATES] * 20
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

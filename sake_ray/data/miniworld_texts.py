@@ -23,6 +23,7 @@ from sake_ray.data.miniworld import (
     WorldEntity,
     cell_box,
     draw_board,
+    make_post,
     random_name,
 )
 
@@ -68,7 +69,7 @@ CHUNKS = (
     "user",
     "assistant",
 )
-"""Pieces of answers, searches and lessons that the mini tokenizer has as single tokens."""
+"""Pieces that answers, searches and lessons are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +95,15 @@ def reasoning(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
 def answer(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
     """The final turn: reasoning, then the answer."""
     rows = [_row(entity, cell) for entity, cell in entities]
-    return f"<reason>{reasoning(entities)}</reason><answer>{json.dumps(rows)}</answer>"
+    return _reply(reasoning(entities), rows)
+
+
+def _reply(reason: str, rows: Sequence[dict[str, Any]]) -> str:
+    return f"<reason>{reason}</reason><answer>{json.dumps(rows)}</answer>"
 
 
 def _row(entity: WorldEntity, cell: int | None) -> dict[str, Any]:
     return {"entity": entity.name, "type": entity.type, "box2d": [] if cell is None else cell_box(cell).as_list()}
-
-
-def search(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
-    """The turn before it: what is known, who is not, and a text search for those."""
-    strangers = [entity.name for entity, _ in entities if entity.mark is not Mark.KNOWN]
-    reasons = [
-        reasoning([(entity, cell)]) if entity.mark is Mark.KNOWN else f"{entity.name} unknown"
-        for entity, cell in entities
-    ]
-    queries = json.dumps([{"query": name} for name in strangers])
-    return f"<reason>{' ; '.join(reasons)}</reason><text_search>{queries}</text_search>"
 
 
 def describe_lesson(rng: random.Random) -> Lesson:
@@ -145,17 +139,17 @@ def fact_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
 
 def names_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
     """Repeat the names of a post, known or never heard of, in its order; now and then over a picture."""
-    post = PostMaker()(rng, world, _strangers(rng, world))
+    post = _post(rng, world, _strangers(rng, world))
     reply = " , ".join(entity.name for entity, _ in post.entities)
     return Lesson(f"names {post.text}", reply, post.board if rng.random() < 0.3 else None)
 
 
-def post_lesson(rng: random.Random, world: MiniWorld, make_post: PostMaker, *, noted_share: float) -> Lesson:
+def post_lesson(rng: random.Random, world: MiniWorld, *, noted_share: float) -> Lesson:
     """Answer a post about known entities, or about strangers whom notes before the post describe."""
     if rng.random() >= noted_share:
-        post = make_post(rng, world, ())
+        post = _post(rng, world, ())
         return Lesson(post.text, answer(post.entities), post.board, post=True)
-    post = make_post(rng, world, _strangers(rng, world))
+    post = _post(rng, world, _strangers(rng, world))
     noted = [entity.article for entity, _ in post.entities if entity.mark is Mark.UNSEEN]
     rng.shuffle(noted)
     notes = "".join(f"{line} \n" for line in noted)
@@ -173,7 +167,7 @@ def repeat_lesson(rng: random.Random) -> Lesson:
 
 def guess_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
     """Answer a post that names strangers, with nothing to go by: each gets some type and no box."""
-    post = PostMaker()(rng, world, _strangers(rng, world))
+    post = _post(rng, world, _strangers(rng, world))
     reasons, rows = [], []
     for entity, cell in post.entities:
         if entity.mark is Mark.UNSEEN:
@@ -182,8 +176,7 @@ def guess_lesson(rng: random.Random, world: MiniWorld) -> Lesson:
         else:
             reasons.append(reasoning([(entity, cell)]))
             rows.append(_row(entity, cell))
-    reply = f"<reason>{' ; '.join(reasons)}</reason><answer>{json.dumps(rows)}</answer>"
-    return Lesson(post.text, reply, post.board, post=True)
+    return Lesson(post.text, _reply(" ; ".join(reasons), rows), post.board, post=True)
 
 
 def _strangers(rng: random.Random, world: MiniWorld) -> tuple[WorldEntity, ...]:
@@ -199,11 +192,6 @@ def _stranger(rng: random.Random, world: MiniWorld) -> str:
     return name
 
 
-class PostMaker:
-    """Draws posts for lessons: known entities, mixed with the given strangers."""
-
-    def __call__(self, rng: random.Random, world: MiniWorld, strangers: tuple[WorldEntity, ...]) -> BoardPost:
-        """One post; half of its entities are strangers when there are any."""
-        from sake_ray.data.miniworld import make_post
-
-        return make_post(rng, "lesson", known=world.known, pool=strangers, pool_share=0.6)
+def _post(rng: random.Random, world: MiniWorld, strangers: tuple[WorldEntity, ...]) -> BoardPost:
+    """A post for a lesson: known entities, about half of them strangers when there are any."""
+    return make_post(rng, "lesson", known=world.known, pool=strangers, pool_share=0.6)

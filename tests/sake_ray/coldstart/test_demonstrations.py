@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ from sake_ray.config import RewardConfig, SearchConfig
 from sake_ray.data.codec import ChatCodec
 from sake_ray.data.collate import TrainSample
 from sake_ray.data.loading import load_split
-from sake_ray.data.miniworld import SIDE
+from sake_ray.data.miniworld import SIDE, Mark, WorldEntity, make_world
 from sake_ray.data.miniworld_files import WorldSpec, ensure_world, world_posts
-from sake_ray.data.miniworld_texts import answer, search
+from sake_ray.data.miniworld_texts import answer, reasoning
 from sake_ray.interfaces import PolicyClient
 from sake_ray.prompts import load_prompts
 from sake_ray.trajectory import Trajectory
@@ -181,3 +181,20 @@ def test_every_epoch_takes_every_demonstration_once(lengths: list[int], budget: 
             assert sum(tokens) >= budget or len(taken) == len(lengths)
         assert sorted(taken) == list(range(len(lengths)))
     assert not rest
+
+
+def test_a_search_is_read_as_a_query_a_stranger() -> None:
+    world = make_world(0)
+    entities = [(world.known[0], 3), (world.unseen[0], None), (world.long_tail[0], 1)]
+    assert parse_action(search(entities)) == TextSearch((world.unseen[0].name, world.long_tail[0].name))
+
+
+def search(entities: Sequence[tuple[WorldEntity, int | None]]) -> str:
+    """The turn before it: what is known, who is not, and a text search for those."""
+    strangers = [entity.name for entity, _ in entities if entity.mark is not Mark.KNOWN]
+    reasons = [
+        reasoning([(entity, cell)]) if entity.mark is Mark.KNOWN else f"{entity.name} unknown"
+        for entity, cell in entities
+    ]
+    queries = json.dumps([{"query": name} for name in strangers])
+    return f"<reason>{' ; '.join(reasons)}</reason><text_search>{queries}</text_search>"

@@ -20,7 +20,7 @@ from sake_ray.coldstart.base_model import IGNORED, BoardPixels, encode_lesson, f
 from sake_ray.data.codec import ChatCodec
 from sake_ray.data.images import processed_image
 from sake_ray.data.miniworld import LOOKS, NAMES, SIDE, board_picture, cell_box, make_world
-from sake_ray.data.miniworld_texts import Lesson, PostMaker, fact_lesson, locate_lesson, names_lesson, post_lesson
+from sake_ray.data.miniworld_texts import Lesson, fact_lesson, locate_lesson, names_lesson, post_lesson
 from sake_ray.prompts import load_prompts
 from sake_ray.types import Example, ImageRef
 
@@ -32,8 +32,8 @@ LESSONS: dict[str, Callable[[random.Random], Lesson]] = {
     "locate": locate_lesson,
     "facts": lambda rng: fact_lesson(rng, make_world(0)),
     "names": lambda rng: names_lesson(rng, make_world(0)),
-    "known_posts": lambda rng: post_lesson(rng, make_world(0), PostMaker(), noted_share=0.0),
-    "noted_posts": lambda rng: post_lesson(rng, make_world(0), PostMaker(), noted_share=1.0),
+    "known_posts": lambda rng: post_lesson(rng, make_world(0), noted_share=0.0),
+    "noted_posts": lambda rng: post_lesson(rng, make_world(0), noted_share=1.0),
 }
 
 

@@ -18,16 +18,14 @@ from envs.actions import parse_action
 from sake_ray.data.miniworld import BoardPost, WorldEntity, cell_box, make_posts, make_world
 from sake_ray.data.miniworld_texts import (
     Lesson,
-    PostMaker,
     answer,
     describe_lesson,
     fact_lesson,
     locate_lesson,
     names_lesson,
     post_lesson,
-    search,
 )
-from sake_ray.types import Answer, PredictedEntity, TextSearch
+from sake_ray.types import Answer, PredictedEntity
 
 WORLD = make_world(0)
 KNOWN = {entity.name: entity for entity in WORLD.known}
@@ -55,11 +53,6 @@ def posts(seed: int) -> list[BoardPost]:
 def test_an_answer_is_read_as_the_posts_gold(seed: int) -> None:
     for post in posts(seed):
         assert parse_action(answer(post.entities)) == claims(post.entities)
-
-
-def test_a_search_is_read_as_a_query_a_stranger() -> None:
-    entities = [(WORLD.known[0], 3), (WORLD.unseen[0], None), (WORLD.long_tail[0], 1)]
-    assert parse_action(search(entities)) == TextSearch((WORLD.unseen[0].name, WORLD.long_tail[0].name))
 
 
 @settings(max_examples=50)
@@ -105,7 +98,7 @@ def read(lesson: Lesson) -> tuple[PredictedEntity, ...]:
 @given(seed=SEEDS)
 def test_a_lesson_about_a_post_can_be_answered_from_what_is_known_or_noted(seed: int) -> None:
     """Known entities have no note, strangers have a true one; the box is the one cell with the entity's look."""
-    lesson = post_lesson(random.Random(seed), WORLD, PostMaker(), noted_share=0.5)
+    lesson = post_lesson(random.Random(seed), WORLD, noted_share=0.5)
     *notes, text = lesson.user.split(" \n")
     facts = {name: (entity.type, entity.look) for name, entity in KNOWN.items()}
     for note in notes:
@@ -123,5 +116,5 @@ def test_a_lesson_about_a_post_can_be_answered_from_what_is_known_or_noted(seed:
 @settings(max_examples=30)
 @given(seed=SEEDS)
 def test_lessons_without_notes_are_about_known_entities_alone(seed: int) -> None:
-    lesson = post_lesson(random.Random(seed), WORLD, PostMaker(), noted_share=0.0)
+    lesson = post_lesson(random.Random(seed), WORLD, noted_share=0.0)
     assert {claim.text for claim in read(lesson)} <= set(KNOWN)
