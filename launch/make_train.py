@@ -37,15 +37,28 @@ HEAD_TIMEOUT_S = 120.0
 STOP_WAIT_S = 120
 
 
-def free_port(preferred: int, *, low: int = 20000, high: int = 32000) -> int:
-    """`preferred` if it is free, else a free one outside Ray's worker ports (10002-19999)."""
-    for port in (preferred, *range(low + os.getpid() % 5000, high)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise RuntimeError(f"no free port between {low} and {high}; close some programs and try again")
+def free_ports(preferred: Sequence[int], *, low: int = 20000, high: int = 32000) -> list[int]:
+    """For each preferred port itself if it is free, else another one outside Ray's worker ports (10002-19999).
+
+    No two are the same.
+    """
+    ports: list[int] = []
+    for wanted in preferred:
+        others = (port for port in range(low + os.getpid() % 5000, high) if port not in ports)
+        found = next((port for port in (wanted, *others) if _is_free(port)), None)
+        if found is None:
+            raise RuntimeError(f"no free port between {low} and {high}; close some programs and try again")
+        ports.append(found)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left counts as free
+        with suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
 
 
 @contextmanager
@@ -56,7 +69,7 @@ def ray_head(num_cpus: int) -> Iterator[str]:
         RuntimeError: it did not come up; with the end of its log.
     """
     folder = Path(tempfile.mkdtemp(prefix="sr-"))  # short: Ray puts unix sockets below it
-    dashboard = free_port(8265)
+    gcs, dashboard, client, agent = free_ports((6379, 8265, 10001, 52365))
     os.environ.pop("RAY_ADDRESS", None)
     os.environ["RAY_AUTH_MODE"] = "token"
     environment = os.environ | {
@@ -65,10 +78,9 @@ def ray_head(num_cpus: int) -> Iterator[str]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
-    command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", f"--port={free_port(6379)}"]
+    command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", f"--port={gcs}"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--ray-client-server-port={free_port(10001)}"]
-    command += [f"--dashboard-agent-listen-port={free_port(52365)}"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     output = folder / "head.log"
     with output.open("w") as sink:
         head = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)
