@@ -25,7 +25,7 @@ from envs.tools.base import ToolClient
 from envs.tools.registry import make_tool
 from launch.datasets import cache_folder, load_miniworld
 from launch.display import RunDisplay
-from sake_ray.coldstart.demonstrations import choose_posts, demonstrate, token_batches
+from sake_ray.coldstart.demonstrations import choose_posts, demonstrate, judged, token_batches
 from sake_ray.config.config import Config
 from sake_ray.data.codec import ChatCodec
 from sake_ray.data.collate import TrainSample
@@ -150,7 +150,12 @@ async def _samples(config: Config) -> list[TrainSample]:
             trajectory_id=f"{example.id}/teacher-{next(count)}",
         )
 
-    posts = choose_posts(data.train, config.sft.posts, config.run.seed)
+    posts = judged(
+        choose_posts(data.train, config.sft.posts, config.run.seed),
+        search_unknown=config.sft.search_unknown,
+        search_known=config.sft.search_known,
+        seed=config.run.seed,
+    )
     made = await demonstrate(posts, play, codec.tokenizer, looks=data.looks, **pixels)
     return [_sample(trajectory) for trajectory in made]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sake_ray.coldstart.teacher import ScriptedTeacher
 from sake_ray.interfaces import PolicyClient
 from sake_ray.trajectory import Trajectory
-from sake_ray.types import Example, StopReason
+from sake_ray.types import Difficulty, Example, StopReason
 
 RunEpisode = Callable[[Example, PolicyClient], Awaitable[Trajectory]]
 """Plays one episode of a post with a policy (in this job: `envs.episode.run_episode`)."""
@@ -53,6 +54,27 @@ def choose_posts(examples: Sequence[Example], count: int, seed: int) -> list[Exa
     order = list(examples)
     random.Random(f"cold-start-{seed}").shuffle(order)
     return order[: count or None]
+
+
+def judged(examples: Sequence[Example], *, search_unknown: float, search_known: float, seed: int) -> list[Example]:
+    """The posts as a fallible teacher judges them: all of a post's entities may be tagged the wrong way.
+
+    A post with an unknown entity keeps its tags in a share `search_unknown` of the cases and counts as known
+    otherwise; a post with known entities only counts as unknown in a share `search_known`. Shares of 1 and 0
+    leave every tag as it is.
+    """
+    made = []
+    for example in examples:
+        draw = random.Random(f"judged-{seed}-{example.id}").random()
+        if any(entity.difficulty is Difficulty.UNKNOWN for entity in example.entities):
+            made.append(example if draw < search_unknown else _tagged(example, Difficulty.KNOWN))
+        else:
+            made.append(_tagged(example, Difficulty.UNKNOWN) if draw < search_known else example)
+    return made
+
+
+def _tagged(example: Example, difficulty: Difficulty) -> Example:
+    return replace(example, entities=tuple(replace(entity, difficulty=difficulty) for entity in example.entities))
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int, epochs: int, seed: int) -> Iterator[list[int]]:

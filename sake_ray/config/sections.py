@@ -225,6 +225,12 @@ class SftConfig(Section):
     NAME: ClassVar[str] = "sft"
     steps: int = setting(0, "optimiser steps; 0: as many as sft.epochs takes", low=0)
     posts: int = setting(0, "posts to write trajectories for; 0: all", low=0)
+    search_unknown: float = setting(
+        1.0, "share of the posts with an unknown entity where the scripted teacher searches", low=0.0, high=1.0
+    )
+    search_known: float = setting(
+        0.0, "share of the posts with known entities only where the scripted teacher searches", low=0.0, high=1.0
+    )
     lr: float = setting(1e-5, "learning rate", above=0.0)
     warmup_ratio: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
     epochs: int = setting(3, "passes over the trajectories", low=1)

@@ -40,6 +40,8 @@ MATTERS: list[Settings] = [
     {"learner.weight_decay": "0.1"},
     {"learner.max_grad_norm": "0.5"},
     {"sft.frozen": "none"},
+    {"sft.search_unknown": "0.9"},
+    {"sft.search_known": "0.1"},
     {"model.dtype": "bfloat16", "learner.gpus_per_rank": "1"},
 ]
 DOES_NOT: list[Settings] = [

@@ -24,7 +24,7 @@ from envs.episode import EpisodeLimits, run_episode
 from envs.tools.base import ToolClient
 from envs.tools.registry import make_tool
 from rewards.composite import Scorer
-from sake_ray.coldstart.demonstrations import DemonstrationError, choose_posts, demonstrate, token_batches
+from sake_ray.coldstart.demonstrations import DemonstrationError, choose_posts, demonstrate, judged, token_batches
 from sake_ray.coldstart.teacher import ScriptedTeacher
 from sake_ray.config import RewardConfig, SearchConfig
 from sake_ray.data.codec import ChatCodec
@@ -161,6 +161,31 @@ def test_posts_are_chosen_by_seed_and_none_twice(school: School) -> None:
     assert few == choose_posts(posts, 7, seed=0) == choose_posts(posts, 0, seed=0)[:7]
     assert few != choose_posts(posts, 7, seed=1)
     assert Counter(post.id for post in choose_posts(posts, 0, seed=0)) == Counter(post.id for post in posts)
+
+
+def tagged_posts(count: int) -> list[Example]:
+    """Every other post names a stranger beside a known entity; the rest name a known one only."""
+    known = Entity("Rome", "LOC", (Box(1, 2, 3, 4),), difficulty=Difficulty.KNOWN)
+    stranger = Entity("Ada", "PER", difficulty=Difficulty.UNKNOWN)
+    image = ImageRef("p.png", SIDE, SIDE)
+    return [Example(f"post-{n}", "Ada in Rome", image, (known, stranger) if n % 2 else (known,)) for n in range(count)]
+
+
+def test_a_teacher_may_search_too_rarely_and_too_often_and_still_answers_gold() -> None:
+    posts = tagged_posts(2000)
+    assert judged(posts, search_unknown=1.0, search_known=0.0, seed=0) == posts
+    made = judged(posts, search_unknown=0.7, search_known=0.2, seed=0)
+    assert made == judged(posts, search_unknown=0.7, search_known=0.2, seed=0)
+    assert made != judged(posts, search_unknown=0.7, search_known=0.2, seed=1)
+    searched = [bool(unknown(post)) for post in made]
+    assert sum(searched[1::2]) == pytest.approx(700, abs=60)
+    assert sum(searched[0::2]) == pytest.approx(200, abs=60)
+    for before, after in zip(posts, made, strict=True):
+        assert [(e.text, e.type, e.boxes) for e in after.entities] == [
+            (e.text, e.type, e.boxes) for e in before.entities
+        ]
+        if not unknown(before):
+            assert len({entity.difficulty for entity in after.entities}) == 1
 
 
 @given(
