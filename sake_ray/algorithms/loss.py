@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     import torch
 
 LARGEST_LOG_RATIO = 20.0
+DEFAULT_LOSS = "vanilla"
 
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
     """What the loss is made of; see `algorithm.*` in the configuration."""
 
-    name: str = "vanilla"
+    name: str = DEFAULT_LOSS
     clip_low: float = 0.2
     clip_high: float = 0.2
     clip_c: float = 3.0
@@ -70,6 +71,18 @@ class GlobalCounts:
     ranks: int
 
 
+def check_loss(name: str) -> None:
+    """Refuse a policy loss that nobody registered.
+
+    Raises:
+        ValueError: verl's registry does not have it.
+    """
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+
+    if name not in POLICY_LOSS_REGISTRY:
+        raise ValueError(f"algorithm.loss={name!r} is not in verl's registry; it has {sorted(POLICY_LOSS_REGISTRY)}")
+
+
 def make_policy_loss(settings: LossSettings, counts: GlobalCounts) -> Callable[[LossInputs], LossOutputs]:
     """The loss function of one optimiser step.
 
@@ -82,10 +95,9 @@ def make_policy_loss(settings: LossSettings, counts: GlobalCounts) -> Callable[[
     """
     if counts.tokens < 1:
         raise ValueError("there is no trained token on any rank; a step on an empty batch would divide by zero")
-    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_policy_loss_fn, kl_penalty
+    from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
 
-    if settings.name not in POLICY_LOSS_REGISTRY:
-        raise ValueError(f"algorithm.loss={settings.name!r} is not in verl's registry: {sorted(POLICY_LOSS_REGISTRY)}")
+    check_loss(settings.name)
     policy_loss = get_policy_loss_fn(settings.name)
     info = {"dp_size": counts.ranks, "batch_num_tokens": counts.tokens, "global_batch_size": counts.sequences}
     config = _verl_config(settings, info)

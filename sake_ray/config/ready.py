@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from sake_ray.algorithms.advantage import KNOWN_ESTIMATORS, check_estimator
+from sake_ray.algorithms.loss import DEFAULT_LOSS, check_loss
 from sake_ray.config.config import Config
 from sake_ray.config.plan import describe_plan
 from sake_ray.config.values import ConfigError
@@ -56,12 +57,14 @@ def _check_encyclopaedia(config: Config) -> None:
 
 def _check_training(config: Config) -> None:
     # Whatever is not among the shipped ones may be a user's own in verl's registry; looking there takes seconds.
-    advantage = config.algorithm.advantage
-    if advantage not in KNOWN_ESTIMATORS:
-        try:
-            check_estimator(advantage)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    algorithm = config.algorithm
+    try:
+        if algorithm.advantage not in KNOWN_ESTIMATORS:
+            check_estimator(algorithm.advantage)
+        if algorithm.loss != DEFAULT_LOSS:
+            check_loss(algorithm.loss)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     for backend in filter(None, (name.strip() for name in config.tracking.backends.split(","))):
         if importlib.util.find_spec(backend) is None:
             raise ConfigError(

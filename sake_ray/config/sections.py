@@ -170,6 +170,9 @@ class LearnerConfig(Section):
     gpus_per_rank: float = setting(0.0, "GPUs reserved for each rank", low=0.0)
 
 
+_KL_KINDS = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3", "kl+", "k1+", "abs+", "low_var_kl+", "k3+")
+
+
 @dataclass(frozen=True)
 class AlgorithmConfig(Section):
     """Advantages and loss."""
@@ -181,7 +184,7 @@ class AlgorithmConfig(Section):
     clip_high: float = setting(0.2, "probability ratios are clipped above 1 + this", above=0.0)
     clip_c: float = setting(3.0, "dual-clip bound for negative advantages", above=1.0)
     kl_coef: float = setting(0.001, "weight of the KL to the cold-start policy; 0: off, and no reference kept", low=0.0)
-    kl_kind: str = setting("low_var_kl", "KL estimator: a name verl's kl_penalty knows")
+    kl_kind: str = setting("low_var_kl", "KL estimator, as verl's kl_penalty computes it", choices=_KL_KINDS)
     is_cap: float = setting(2.0, "cap of the learner/engine probability ratio that weighs a token; 0: off", low=0.0)
 
 

@@ -27,6 +27,7 @@ from sake_ray.config.check import RELEASED_MAX_TURNS
 from sake_ray.config.load import FIELDS, preset_names
 from sake_ray.config.ready import ENCYCLOPAEDIA, check_ready
 from sake_ray.config.render import markdown
+from sake_ray.config.sections import AlgorithmConfig
 from sake_ray.config.values import Value, show
 
 PROJECT = Path(__file__).parents[2]
@@ -207,9 +208,21 @@ def test_a_job_starts_only_where_its_model_and_encyclopaedia_are(tmp_path: Path)
     check_ready(load(*given_))
 
 
-def test_an_estimator_nobody_registered_stops_the_job_before_it_starts() -> None:
-    with pytest.raises(ConfigError, match=r"algorithm\.advantage='grop' is not in verl's registry"):
-        check_ready(load("algorithm.advantage=grop"))
+@pytest.mark.parametrize("field", ["advantage", "loss"])
+def test_an_estimator_or_a_loss_nobody_registered_stops_the_job_before_it_starts(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"algorithm\.{field}='grop' is not in verl's registry"):
+        check_ready(load(f"algorithm.{field}=grop"))
+
+
+def test_every_kl_estimator_that_may_be_asked_for_is_one_verl_computes() -> None:
+    import torch
+    from verl.trainer.ppo.core_algos import kl_penalty
+
+    field = next(field for field in dataclasses.fields(AlgorithmConfig) if field.name == "kl_kind")
+    for kind in field.metadata["choices"]:
+        assert kl_penalty(torch.tensor([-1.0]), torch.tensor([-2.0]), kind).isfinite().all(), kind
+    with pytest.raises(ConfigError, match=r"algorithm\.kl_kind"):
+        load("algorithm.kl_kind=low_var")
 
 
 def test_a_tracker_that_is_not_installed_stops_the_job_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +235,8 @@ def test_the_hash_is_of_what_was_asked_for_and_not_of_where_it_is_written() -> N
     base = load()
     assert base.config_hash == load("run.dir=/elsewhere").config_hash
     assert base.config_hash != load("run.seed=1").config_hash
-    assert section_hash(base.rollout) == section_hash(RolloutConfig(cpus_per_worker=0, max_num_seqs=128, top_p=1))
+    assert section_hash(load("rollout.top_p=1").rollout) == section_hash(load("rollout.top_p=1.0").rollout)
+    assert section_hash(RolloutConfig()) != section_hash(RolloutConfig(temperature=0.5))
 
 
 def test_paths_are_made_absolute_for_a_job_that_runs_elsewhere(tmp_path: Path) -> None:
