@@ -14,11 +14,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 from actors import learner_state
 from actors.learner_batches import BatchBuilder, ImageLoader, MicroBatch, Plan
@@ -117,19 +120,22 @@ class Learner:
                 batch = self._build(samples, rows)
                 values, _ = model(**batch.inputs)
                 found |= {index: part.cpu().numpy() for index, part in batch.split(values).items()}
+        # FSDP leaves its root unsharded after a forward without a backward; state is read from the shards.
+        cast("FSDPModule", model).reshard()
         return [found[index] for index in range(len(samples))]
 
     def update(self, samples: Sequence[TrainSample]) -> Metrics:
         """Train on this rank's share of a step: one optimiser step a minibatch. Returns `train/…` metrics.
 
+        A step that lost groups may have too few samples for `learner.minibatches`; it then takes fewer.
+
         Raises:
-            ValueError: a minibatch has no sample on any rank.
+            ValueError: no rank has a sample.
             FloatingPointError: a gradient is not finite; nothing was changed by that minibatch.
         """
         started = time.perf_counter()
-        parts = [
-            list(samples[i :: self.settings.learner.minibatches]) for i in range(self.settings.learner.minibatches)
-        ]
+        count = max(1, min(self.settings.learner.minibatches, self._largest_share(samples)))
+        parts = [list(samples[i::count]) for i in range(count)]
         collected = []
         with self._batches.session():
             olds = [self.log_probs(part) if len(parts) > 1 else None for part in parts]
@@ -270,6 +276,12 @@ class Learner:
         values = np.concatenate([old[index] for index in batch.samples] or [np.zeros(1, dtype=np.float32)])
         return batch.padded(torch.from_numpy(values).to(self.settings.device))
 
+    def _largest_share(self, samples: Sequence[TrainSample]) -> int:
+        """The most samples any rank has."""
+        most = torch.tensor(len(samples), dtype=torch.int64, device=self.settings.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most.item())
+
     def _counts(self, samples: Sequence[TrainSample]) -> GlobalCounts:
         local = [sum(sample.trained_tokens for sample in samples), len(samples)]
         counts = torch.tensor(local, dtype=torch.int64, device=self.settings.device)
@@ -277,8 +289,7 @@ class Learner:
         tokens, sequences = counts.tolist()
         if tokens < 1:
             raise ValueError(
-                f"no rank has anything to train on ({sequences} samples in all); "
-                "use fewer learner.minibatches or check what was filtered out"
+                f"no rank has anything to train on ({sequences} samples in all); check what was filtered out"
             )
         return GlobalCounts(tokens, sequences, self.ranks)
 

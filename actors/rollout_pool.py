@@ -105,6 +105,7 @@ class RolloutPool:
             call = handle.rollout_group.remote(example, list(seeds), greedy, group_id)
             try:
                 group: TrajectoryGroup = await call
+                slot.respawns = 0  # the limit is for a worker that does not serve, not for losses over a long run
                 return group
             except LOST as error:
                 if not worker_is_lost(error, handle):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from actors.rollout_stats import EngineStats, WorkerStats
 from actors.vllm_engine import EngineLost
-from actors.weight_sync import Params
+from actors.weight_sync import Params, WeightSyncError
 from envs.episode import EpisodeLimits, run_episode
 from sake_ray.interfaces import Codec, SearchClient
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
@@ -164,7 +164,8 @@ class RolloutWorker:
         self, example: Example, seed: int, greedy: bool, trajectory_id: str, images: _GroupImages
     ) -> Trajectory:
         for _ in range(self._max_rebuilds + 1):
-            engine = self._running()
+            async with self._changing:  # an engine that is being rebuilt or updated is worth waiting for
+                engine = self._running()
             policy = _EnginePolicy(engine, images, greedy)
             try:
                 trajectory = await run_episode(
@@ -204,7 +205,8 @@ class RolloutWorker:
         """Build a fresh engine with the current weights, under the lock.
 
         Raises:
-            WorkerBroken: it was tried `max_rebuilds` times without a trajectory finishing in between.
+            WorkerBroken: it did not come up, or was tried `max_rebuilds` times and no trajectory finished in between.
+            WeightSyncError: it does not take the weights.
         """
         if self._rebuilds_in_a_row >= self._max_rebuilds:
             self._drop_engine()
@@ -212,7 +214,12 @@ class RolloutWorker:
         self._rebuilds += 1
         self._rebuilds_in_a_row += 1
         logger.warning("%s: rebuilding its engine (%s)", self.name, reason)
-        await self._bring_up()
+        try:
+            await self._bring_up()
+        except (WorkerBroken, WeightSyncError):
+            raise
+        except Exception as error:  # vLLM's process boundary: whatever kept a fresh engine from coming up
+            raise WorkerBroken(f"{self.name}: its engine could not be rebuilt: {error}") from error
 
     async def _bring_up(self) -> None:
         self._drop_engine()

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actors.rollout_stats import EngineStats
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
+ABORT_TIMEOUT_S = 5.0
 
 
 class EngineLost(RuntimeError):
@@ -41,6 +42,7 @@ class VllmEngine:
         self._sync = sync
         self._engine: Any = None
         self._lost: str | None = None
+        self._gone = asyncio.Event()
         self._logit_bias: dict[int, float] = {}
         self._requests = itertools.count()
         self._updating = asyncio.Lock()
@@ -122,6 +124,7 @@ class VllmEngine:
 
     def shutdown(self) -> None:
         """Stop the engine's processes; harmless when called twice."""
+        self._gone.set()
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown()
@@ -173,11 +176,15 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        output: Any = None
+        async def last_output() -> Any:
+            output: Any = None
+            async for step in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
+                output = step
+            return output
+
         try:
             async with asyncio.timeout(self.config.request_timeout_s):
-                async for step in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
-                    output = step
+                output = await self._unless_gone(last_output())
         except EngineDeadError as error:
             self._give_up("its EngineCore process died")
             raise EngineLost("the engine's EngineCore process died") from error
@@ -190,6 +197,19 @@ class VllmEngine:
             self._give_up("it dropped a request")
             raise EngineLost("the engine dropped a request without finishing it")
         return output
+
+    async def _unless_gone(self, request: Coroutine[Any, Any, Any]) -> Any:
+        """`request`, or `EngineLost` once the engine is out of use: an engine that is stopped wakes no request."""
+        running, gone = asyncio.ensure_future(request), asyncio.ensure_future(self._gone.wait())
+        try:
+            await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise EngineLost(f"the engine is out of use: {self._lost or 'it was stopped'}")
+            return running.result()
+        finally:
+            running.cancel()
+            gone.cancel()
+            await asyncio.wait({running, gone}, timeout=ABORT_TIMEOUT_S)
 
     async def _control(self, method: str, *args: Any, limit: float | None = None, **kwargs: Any) -> Any:
         """Call a control method with a deadline: one pending when EngineCore dies would never return."""
@@ -231,6 +251,7 @@ class VllmEngine:
     def _give_up(self, reason: str) -> None:
         if self._lost is None:
             self._lost = reason
+            self._gone.set()
             logger.warning("engine for %s is out of use: %s", self.config.model, reason)
 
 

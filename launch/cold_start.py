@@ -68,7 +68,7 @@ def fingerprint(config: Config) -> str:
         "prompts": asdict(load_prompts(config.data.task, config.prompts.set, config.prompts.dir)),
         "sections": [asdict(section) for section in (config.sft, config.world, config.episode)],
         "pixels": [config.data.min_pixels, config.data.max_pixels],
-        "max_chars": config.search.max_chars,
+        "search": [config.search.max_chars, config.search.images_per_query],
         # How the learner shares out its work (ranks, rows, chunks) changes no more than rounding.
         "learner": [config.model.dtype, learner.weight_decay, learner.max_grad_norm],
         "seed": config.run.seed,
@@ -90,8 +90,8 @@ async def cold_start(config: Config, folder: Path, display: RunDisplay) -> dict[
     batches = batches[: config.sft.steps or None]
     log.info("cold start: %d demonstrations, %d steps", len(samples), len(batches))
     group = make_learner_group(_sft_config(config, len(batches)), base_model_folder())
-    await group.start()
     try:
+        await group.start()
         metrics: dict[str, float] = {}
         for step, batch in enumerate(batches, start=1):
             metrics = await group.sft([samples[index] for index in batch])

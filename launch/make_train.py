@@ -35,6 +35,7 @@ log = logging.getLogger("make_train")
 JOB = "rl_twitter17"
 HEAD_TIMEOUT_S = 120.0
 STOP_WAIT_S = 120
+LAST_LINES_S = 5.0
 
 
 def free_ports(preferred: Sequence[int], *, low: int = 20000, high: int = 32000) -> list[int]:
@@ -74,7 +75,6 @@ def ray_head(num_cpus: int) -> Iterator[str]:
     os.environ["RAY_AUTH_MODE"] = "token"
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
@@ -123,24 +123,28 @@ async def run(address: str, arguments: Sequence[str], run_dir: Path) -> int:
     client = await asyncio.to_thread(_connect, JobSubmissionClient, address)
     entrypoint = shlex.join(["python", f"launch/{JOB}.py", *arguments])
     # The working directory travels to the cluster as a package; what .gitignore names stays behind.
-    job_id = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(ROOT)})
+    # The variable gives a stopped job the time to write its checkpoint; Ray's own is 3 s.
+    environment = {"working_dir": str(ROOT), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}}
+    job_id = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     log.info("dashboard: %s   job: %s", address, job_id)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     follow = asyncio.create_task(_follow(client, job_id))
     bars = asyncio.create_task(_draw_bars(run_dir / PROGRESS, time.time()))
-    stopping = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait({follow, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stopping in done:
-        log.info("stopping the job; it writes a checkpoint first")
-        await asyncio.to_thread(client.stop_job, job_id)
-    while not client.get_job_status(job_id).is_terminal():  # noqa: ASYNC110
+    told = False
+    while not (await asyncio.to_thread(client.get_job_status, job_id)).is_terminal():
+        if stop.is_set() and not told:
+            told = True
+            log.info("stopping the job; it writes a checkpoint first")
+            await asyncio.to_thread(client.stop_job, job_id)
         await asyncio.sleep(0.5)
+    await asyncio.wait({follow}, timeout=LAST_LINES_S)
+    if follow.done() and (error := follow.exception()):
+        log.warning("the job's log was not followed to its end (%s): ray job logs %s has it", error, job_id)
     follow.cancel()
     bars.cancel()
-    stopping.cancel()
-    await asyncio.gather(follow, bars, stopping, return_exceptions=True)
+    await asyncio.gather(follow, bars, return_exceptions=True)
     status = client.get_job_status(job_id)
     if status == JobStatus.SUCCEEDED:
         return 0

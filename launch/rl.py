@@ -104,15 +104,18 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a job, its state restored from `resumed`."""
     step = resumed.step if resumed else None
+    unevaluated = resumed.state["unevaluated"] if resumed else None
+    # A step whose evaluation is still to come has its row, and that evaluation's, written by this process.
+    whole = step if step is None or unevaluated is None else step - 1
     settings = config.trainer
     logs = JsonlLog(run_dir / "trajectories.jsonl", resume_after=step)
-    eval_log = JsonlLog(run_dir / "eval_trajectories.jsonl", resume_after=step)
+    eval_log = JsonlLog(run_dir / "eval_trajectories.jsonl", resume_after=whole)
     trackers = make_trackers(
         config.tracking.backends,
         project=config.tracking.project,
         run_dir=run_dir,
         config=config.to_dict(),
-        resume_after=step,
+        resume_after=whole,
     )
     sampler = ExampleSampler(data.train, seed=config.run.seed)
     progress = Progress()
@@ -144,11 +147,12 @@ def make_trainer(
             on_post=display.evaluated,
         ),
         checkpoints=RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints),
-        tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=step), trackers),
+        tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=whole), trackers),
         trajectory_log=logs,
         display=display,
         progress=progress,
         evaluate_first=resumed is None,
+        unevaluated=unevaluated,
     )
 
 

@@ -103,6 +103,9 @@ def _check_engines(config: Config) -> None:
         _refuse("rollout.gpus_per_worker", gpus, why, parallel)
     if rank_gpus > 1:
         _refuse("learner.gpus_per_rank", rank_gpus, "a rank drives one GPU; take more learner.ranks", 1)
+    if 0 < rank_gpus < 1 and config.learner.ranks > 1:
+        why = f"{config.learner.ranks} ranks might share one GPU, which NCCL refuses"
+        _refuse("learner.gpus_per_rank", rank_gpus, why, 1)
     if rank_gpus == 0 and config.model.dtype != "float32":
         why = "a learner on a CPU (learner.gpus_per_rank=0) computes in float32"
         _refuse("model.dtype", config.model.dtype, why, "float32")
@@ -131,6 +134,10 @@ def _check_training(config: Config) -> None:
     if config.learner.minibatches > groups:
         why = f"more than the groups of a step, trainer.groups_per_step={groups}"
         _refuse("learner.minibatches", config.learner.minibatches, why, groups)
+    decay, updates = config.learner.decay_steps, config.trainer.total_steps * config.learner.minibatches
+    if 0 < decay < updates:
+        why = f"the learning rate would be 0 before the last of {updates} updates (trainer.total_steps x minibatches)"
+        _refuse("learner.decay_steps", decay, why, updates)
     for backend in filter(None, (name.strip() for name in config.tracking.backends.split(","))):
         if backend not in _BACKENDS:
             why = f"{backend!r} must be one of {', '.join(_BACKENDS)}"

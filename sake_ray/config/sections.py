@@ -158,8 +158,8 @@ class LearnerConfig(Section):
         "none", "parts that are not trained (a tied head goes with the embeddings)",
         choices=("none", "embeddings", "vision", "embeddings+vision"),
     )  # fmt: skip
-    warmup_steps: int = setting(0, "steps over which the learning rate rises", low=0)
-    decay_steps: int = setting(0, "step by which the learning rate has fallen to 0; 0: it stays", low=0)
+    warmup_steps: int = setting(0, "optimiser steps over which the learning rate rises", low=0)
+    decay_steps: int = setting(0, "optimiser steps after which the learning rate is 0; 0: it stays", low=0)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0.0)
     micro_batch_tokens: int = setting(16384, "tokens a rank takes through forward and backward at once", low=64)
     row_tokens: int = setting(16384, "tokens packed in a row; a longer trajectory has a row of its own", low=64)

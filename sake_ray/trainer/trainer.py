@@ -99,6 +99,7 @@ class Trainer:
     display: Display
     progress: Progress = field(default_factory=Progress)
     evaluate_first: bool = True  # False: an earlier process has evaluated the untrained policy already
+    unevaluated: Mapping[str, float] | None = None  # metrics of the last step, whose evaluation a stop cut off
     on_step: Callable[[Progress], None] = lambda progress: None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,6 +116,8 @@ class Trainer:
         await self.learner.publish(self.progress.policy_version)
         if self.progress.step == 0 and self.evaluate_first and self.settings.eval_every:
             self.tracker.log(await self._or_stop(self.evaluator.evaluate(0)), 0)
+        if self.unevaluated is not None:
+            await self._evaluate_last_step(self.unevaluated)
         while self.progress.step < self.settings.total_steps:
             await self._step()
         return self.progress
@@ -216,31 +219,42 @@ class Trainer:
         self, step: int, metrics: dict[str, float], times: PhaseTimes, groups: list[TrajectoryGroup]
     ) -> None:
         last = step == self.settings.total_steps
+        cut_off = False
         if last or _due(step, self.settings.eval_every):
             with times.phase("eval"):
                 self.display.phase(step, "eval")
-                metrics.update(await self._eval_or_save(step))
+                try:
+                    metrics.update(await self._or_stop(self.evaluator.evaluate(step)))
+                except StopRequested:
+                    cut_off = True
         self.trajectory_log.append(trajectory_rows(groups, step, "train"))
         metrics.update(times.metrics())
         metrics["rollout/tokens_per_s"] = _sampled(groups) / max(times.seconds["rollout"], 1e-9)
-        # Before the checkpoint: a resumed run writes no row of this step again, and a step whose metrics the
-        # tracker refuses (NaN) must leave no checkpoint.
-        self.tracker.log(metrics, step)
+        if cut_off:
+            self.unevaluated = metrics
+        else:
+            # Before the checkpoint: a resumed run writes no row of this step again, and a step whose metrics the
+            # tracker refuses (NaN) must leave no checkpoint.
+            self.tracker.log(metrics, step)
         self.on_step(self.progress)
         saved = last or _due(step, self.settings.checkpoint_every) or self._stop.is_set()
         if saved:
             self.display.phase(step, "checkpoint")
             await self.checkpoints.save(self.learner, self.state(), step)
+        if cut_off:
+            raise StopRequested(f"stopped after step {step}, before its evaluation")
         self.display.step(step, metrics)
         if saved and self._stop.is_set() and not last:
             raise StopRequested(f"stopped after step {step}")
 
-    async def _eval_or_save(self, step: int) -> Mapping[str, float]:
-        """Evaluate; a stop request ends only the evaluation, the step itself is kept."""
-        try:
-            return await self._or_stop(self.evaluator.evaluate(step))
-        except StopRequested:
-            return {}
+    async def _evaluate_last_step(self, metrics: Mapping[str, float]) -> None:
+        """Make up for the evaluation that a stop cut off: its step's row is written only now."""
+        step = self.progress.step
+        self.display.phase(step, "eval")
+        whole = {**metrics, **await self._or_stop(self.evaluator.evaluate(step))}
+        self.unevaluated = None
+        self.tracker.log(whole, step)
+        self.display.step(step, whole)
 
     def state(self) -> dict[str, object]:
         """Everything the next step depends on, but the learner's own state."""
@@ -248,6 +262,7 @@ class Trainer:
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
             "sampler": self.sampler.state_dict(),
             "seed": self.settings.seed,
+            "unevaluated": None if self.unevaluated is None else dict(self.unevaluated),
         }
 
     async def _or_stop(self, work: Coroutine[object, object, Result]) -> Result:

@@ -61,6 +61,18 @@ class EngineHost:
     async def stop(self, key: str) -> None:
         self.engines.pop(key).shutdown()
 
+    async def stop_during(self, key: str, ids: list[int], pictures: list[Any], **options: Any) -> str:
+        """Stop an engine while it is answering; what the request ended with."""
+        import asyncio
+
+        engine = self.engines.pop(key)
+        request = asyncio.ensure_future(engine.generate(ids, pictures, **options))
+        await asyncio.sleep(0.2)
+        assert not request.done()
+        engine.shutdown()
+        done, _ = await asyncio.wait({request}, timeout=30)
+        return repr(request.exception()) if done else "still waiting"
+
 
 @dataclass
 class Bench:
@@ -206,6 +218,12 @@ def test_after_two_updates_the_engine_equals_a_fresh_one_and_a_torn_update_never
     with pytest.raises(EngineLost, match="out of use"):
         bench.greedy("fresh")
     bench.get("stop", "fresh")
+
+
+def test_a_request_does_not_outlive_its_engine(bench: Bench) -> None:
+    bench.get("start", "short", EngineConfig(str(bench.folder), max_model_len=2048, kv_cache_gib=0.25))
+    ended = bench.get("stop_during", "short", bench.prompt(), [picture(0)], max_tokens=1500, seed=0)
+    assert ended.startswith("EngineLost") and "out of use" in ended
 
 
 def transformers_logprobs(folder: Path, ids: Sequence[int], pictures: Sequence[Any], temperature: float) -> list[float]:

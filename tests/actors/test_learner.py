@@ -155,9 +155,27 @@ def test_minibatches_are_optimiser_steps_and_only_later_ones_clip(model: Path, s
     assert make_learner(model, lr=0.02).update(samples)["train/clip_fraction"] == 0
 
 
-def test_more_minibatches_than_samples_is_refused(model: Path, samples: list[TrainSample]) -> None:
-    with pytest.raises(ValueError, match=r"fewer learner\.minibatches"):
-        make_learner(model, minibatches=3).update(samples[:2])
+def test_a_step_with_fewer_samples_than_minibatches_takes_fewer(model: Path, samples: list[TrainSample]) -> None:
+    learner = make_learner(model, minibatches=3)
+    metrics = learner.update(samples[:2])
+    assert learner.step == 2
+    assert metrics["train/tokens"] == sum(sample.trained_tokens for sample in samples[:2])
+    with pytest.raises(ValueError, match="anything to train on"):
+        learner.update([])
+
+
+def test_a_checkpoint_written_after_log_probs_holds_the_optimisers_moments(
+    model: Path, samples: list[TrainSample], tmp_path: Path
+) -> None:
+    learner = make_learner(model, lr=4e-3)
+    learner.update(samples)
+    learner.log_probs(samples)
+    learner.save(tmp_path / "checkpoint")
+    again = make_learner(model, lr=4e-3)
+    again.load(tmp_path / "checkpoint")
+    learner.update(samples)
+    again.update(samples)
+    assert largest_difference(learner.full_params(), again.full_params()) == 0
 
 
 def test_supervised_loss_is_the_mean_over_trained_tokens_and_falls(model: Path, samples: list[TrainSample]) -> None:

@@ -215,6 +215,8 @@ class Run:
         store = CheckpointStore(folder / "checkpoints")
         found = store.find_latest()
         after = None if found is None else found.step
+        unevaluated = None if found is None else found.state["unevaluated"]
+        whole = found.step - 1 if found is not None and unevaluated is not None else after
         rollout = FakeRollout(happening)
         learner = FakeLearner(happening, rollout)
         sampler = ExampleSampler(posts, settings.seed)
@@ -223,7 +225,7 @@ class Run:
             await learner.load(found.folder / "learner")
             sampler.load_state_dict(found.state["sampler"])
             progress = Progress(**found.state["progress"])
-        evaluation_log = JsonlLog(folder / "eval_trajectories.jsonl", resume_after=after)
+        evaluation_log = JsonlLog(folder / "eval_trajectories.jsonl", resume_after=whole)
         evaluator = GreedyEvaluator(rollout, HELD_OUT, share_right, **PIXELS, trajectory_log=evaluation_log)
         display = SeenDisplay()
         trainer = Trainer(
@@ -234,11 +236,12 @@ class Run:
             sampler=sampler,
             evaluator=evaluator,
             checkpoints=StoredCheckpoints(store),
-            tracker=JsonlTracker(JsonlLog(folder / "metrics.jsonl", resume_after=after)),
+            tracker=JsonlTracker(JsonlLog(folder / "metrics.jsonl", resume_after=whole)),
             trajectory_log=JsonlLog(folder / "trajectories.jsonl", resume_after=after),
             display=display,
             progress=progress,
             evaluate_first=found is None,
+            unevaluated=unevaluated,
         )
         run = Run(trainer, rollout, learner, display, events)
         return run
