@@ -122,10 +122,7 @@ async def run(address: str, arguments: Sequence[str], run_dir: Path) -> int:
 
     client = await asyncio.to_thread(_connect, JobSubmissionClient, address)
     entrypoint = shlex.join(["python", f"launch/{JOB}.py", *arguments])
-    # The working directory travels to the cluster as a package; what .gitignore names stays behind.
-    # The variable gives a stopped job the time to write its checkpoint; Ray's own is 3 s.
-    environment = {"working_dir": str(ROOT), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}}
-    job_id = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    job_id = client.submit_job(entrypoint=entrypoint, runtime_env=job_environment())
     log.info("dashboard: %s   job: %s", address, job_id)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -150,6 +147,12 @@ async def run(address: str, arguments: Sequence[str], run_dir: Path) -> int:
         return 0
     log.error("the job ended as %s: %s", status.value, client.get_job_info(job_id).message)
     return 130 if stop.is_set() else 1
+
+
+def job_environment() -> dict[str, Any]:
+    """The job's runtime environment: this working tree, and time to write a checkpoint when it is stopped."""
+    # The tree travels to the cluster as a package; what .gitignore names stays behind. Ray's own wait is 3 s.
+    return {"working_dir": str(ROOT), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}}
 
 
 def _connect(make_client: Any, address: str) -> Any:

@@ -54,7 +54,7 @@ DOES_NOT: list[Settings] = [
     {"rollout.temperature": "0.7"},
     {"learner.lr": "0.5"},
     {"learner.warmup_steps": "3"},
-    {"learner.decay_steps": "3"},
+    {"learner.decay_steps": "300"},
     {"data.max_examples": "5"},
 ]
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from launch.make_train import ray_head
+from launch.make_train import job_environment, ray_head
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 3
 SETTINGS = (
     "preset=mini_fast",
@@ -44,7 +43,7 @@ class Cluster:
     def submit(self, run_dir: Path, *words: str) -> str:
         """Submit the Twitter-17 job with the small settings; returns its id."""
         command = " ".join(["python", "launch/rl_twitter17.py", *SETTINGS, f"run.dir={run_dir}", *words])
-        job: str = self.client.submit_job(entrypoint=command, runtime_env={"working_dir": str(ROOT)})
+        job: str = self.client.submit_job(entrypoint=command, runtime_env=job_environment())
         return job
 
     def actors(self) -> dict[str, str]:
@@ -77,9 +76,12 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A Ray head as `make train` starts it."""
+    from ray._raylet import Config
+
     before = dict(os.environ)
     try:
         with ray_head(num_cpus=8) as address:
+            Config.initialize("")  # Ray read the authentication mode when a test before this one imported it
             deadline = time.monotonic() + 60
             while True:
                 try:
