@@ -168,6 +168,7 @@ def small(tmp_path: Path, **settings: str) -> Config:
     return config(world | sft | {"run.dir": str(tmp_path / "one")} | settings)
 
 
+@pytest.mark.integration  # trains a real learner: neither Ray nor vLLM, but seconds
 def test_the_policy_learns_every_epochs_demonstrations_then_lies_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
