@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-Quad = tuple[float, float, float, float]
-"""`x1, y1, x2, y2` in pixels; corners in the order they were given."""
-
+from sake_ray.data.boxes import Quad
 
 @dataclass(frozen=True, slots=True)
 class Claim:

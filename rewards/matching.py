@@ -11,7 +11,8 @@ import enum
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from rewards.entities import Claim, Gold, Quad
+from rewards.entities import Claim, Gold
+from sake_ray.data.boxes import Quad, iou
 
 
 class Task(enum.StrEnum):
@@ -24,15 +25,6 @@ class Task(enum.StrEnum):
 
 PairCounter = Callable[[Sequence[Sequence[int]], int], int]
 """(for each claim the indices of the gold entities it is right about, number of gold entities) → pairs."""
-
-
-def iou(a: Quad, b: Quad) -> float:
-    """Intersection over union, 0.0 where the union has no positive area."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def box_matches(claimed: Quad | None, boxes: Sequence[Quad], iou_threshold: float) -> bool:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rewards.entities import Claim, Quad
+from rewards.entities import Claim
+from sake_ray.data.boxes import Quad
 from sake_ray.bounded_json import JsonRefused, parse_json
 from sake_ray.types import SearchKind
 

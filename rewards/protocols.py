@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewards.entities import Claim, Gold, Quad
+from rewards.entities import Claim, Gold
+from sake_ray.data.boxes import Quad
 from rewards.matching import Task, candidates, maximum_pairs
 from rewards.parsing import read_quad
 from rewards.released_evaluator import IOU_THRESHOLD, released_tally

@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rewards.entities import Claim, Gold, Quad
-from rewards.matching import Task, iou
+from rewards.entities import Claim, Gold
+from rewards.matching import Task
+from sake_ray.data.boxes import Quad, iou
 from rewards.tally import Tally
 
 IOU_THRESHOLD = 0.5

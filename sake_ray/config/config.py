@@ -37,6 +37,8 @@ class Config:
     trainer: s.TrainerConfig = dataclasses.field(default_factory=s.TrainerConfig)
     eval: s.EvalConfig = dataclasses.field(default_factory=s.EvalConfig)
     tracking: s.TrackingConfig = dataclasses.field(default_factory=s.TrackingConfig)
+    tags: s.TagsConfig = dataclasses.field(default_factory=s.TagsConfig)
+    secot: s.SecotConfig = dataclasses.field(default_factory=s.SecotConfig)
     sft: s.SftConfig = dataclasses.field(default_factory=s.SftConfig)
 
     @property

@@ -39,6 +39,10 @@ class DataConfig(Section):
     min_pixels: int = setting(512 * 512, "smaller images are enlarged to this many pixels", low=28 * 28)
     max_pixels: int = setting(672 * 672 * 2, "larger images are shrunk to this many pixels", low=28 * 28)
     max_examples: int = setting(0, "use only the first so many training posts; 0: all", low=0)
+    difficulty: str = setting(
+        "ambiguous",
+        "tagged posts that RL trains on, by their hardest entity, with weights: ambiguous,unknown:0.5,known:0.5",
+    )
 
 
 @dataclass(frozen=True)
@@ -221,30 +225,78 @@ class TrackingConfig(Section):
     project: str = setting("sake_ray", "project name shown by the backends")
 
 
+_PARTS = ("none", "embeddings", "vision", "embeddings+vision")
+
+
+@dataclass(frozen=True)
+class TagsConfig(Section):
+    """Stage 1a: how well the base model knows each entity of the training posts."""
+
+    NAME: ClassVar[str] = "tags"
+    file: str = setting(
+        "", "tags.jsonl of launch/tag_difficulty.py for the training posts; empty: the posts' own marks", is_path=True
+    )  # fmt: skip
+    samples: int = setting(4, "answers sampled for each post, without tools (the method's n)", low=1)
+    temperature: float = setting(1.0, "sampling temperature", low=0.01)
+    posts: int = setting(0, "tag the first so many training posts; 0: all", low=0)
+
+
+@dataclass(frozen=True)
+class SecotConfig(Section):
+    """Stage 1b: SAKE-SeCoT, the multi-turn trajectories that the cold start learns from."""
+
+    NAME: ClassVar[str] = "secot"
+    dir: str = setting("", "folder that launch/build_secot.py wrote (read by launch/sft_secot.py)", is_path=True)
+    teacher: str = setting(
+        "scripted", "who writes them: a script, or a model behind an OpenAI-compatible endpoint",
+        choices=("scripted", "openai"),
+    )  # fmt: skip
+    posts: int = setting(0, "posts to write trajectories for, drawn at random; 0: all", low=0)
+    attempts: int = setting(3, "tries for a post; after a rejected one the teacher is told why", low=1)
+    ambiguous: str = setting(
+        "skip", "posts with ambiguous entities: left to RL, or taught with a search or without",
+        choices=("skip", "search", "answer"),
+    )  # fmt: skip
+    tools: str = setting(
+        "tags", "tools for an unknown entity: those its search tag names, or always the same one",
+        choices=("tags", "text", "image"),
+    )  # fmt: skip
+    image_first: bool = setting(False, "an image search must come before a text search, as reward.preset=release asks")
+    images: str = setting(
+        "reference", "pictures in the data set: their paths, or their bytes", choices=("reference", "embedded")
+    )
+    concurrency: int = setting(16, "posts in work at once", low=1)
+    endpoint: str = setting("http://127.0.0.1:8000/v1", "openai: base URL of the endpoint")
+    model: str = setting("", "openai: the model's name there")
+    key_env: str = setting("OPENAI_API_KEY", "openai: environment variable that holds the key; unset: none is sent")
+    temperature: float = setting(0.7, "openai: sampling temperature", low=0.0)
+    max_turn_tokens: int = setting(1024, "openai: tokens of one turn", low=16)
+    requests_per_s: float = setting(5.0, "openai: requests a second, over all posts", above=0.0)
+    timeout_s: float = setting(60.0, "openai: seconds one request may take", above=0.0)
+    retries: int = setting(4, "openai: times a request is repeated after a time-out, 429 or 5xx", low=0)
+    price_in: float = setting(0.0, "openai: price of a million prompt tokens, for the report", low=0.0)
+    price_out: float = setting(0.0, "openai: price of a million written tokens, for the report", low=0.0)
+
+
 @dataclass(frozen=True)
 class SftConfig(Section):
-    """The cold start: supervised fine-tuning on checked trajectories."""
+    """The cold start: supervised fine-tuning on checked trajectories, on Ray Train."""
 
     NAME: ClassVar[str] = "sft"
     steps: int = setting(0, "optimiser steps; 0: as many as sft.epochs takes", low=0)
-    posts: int = setting(0, "posts to write trajectories for; 0: all", low=0)
-    search_unknown: float = setting(
-        1.0, "share of the posts with an unknown entity where the scripted teacher searches", low=0.0, high=1.0
-    )
-    search_known: float = setting(
-        0.0, "share of the posts with known entities only where the scripted teacher searches", low=0.0, high=1.0
-    )
     lr: float = setting(1e-5, "learning rate", above=0.0)
     warmup_ratio: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
     epochs: int = setting(3, "passes over the trajectories", low=1)
     batch_tokens: int = setting(16384, "tokens an optimiser step sees", low=64)
-    frozen: str = setting(
-        "none", "parts the cold start does not train; learner.frozen is for RL",
-        choices=("none", "embeddings", "vision", "embeddings+vision"),
-    )  # fmt: skip
+    frozen: str = setting("none", "parts the cold start does not train; learner.frozen is for RL", choices=_PARTS)
+    held_out: float = setting(0.05, "share of the trajectories kept for the evaluation loss", low=0.0, high=0.5)
+    eval_every: int = setting(50, "steps between evaluations of the held-out loss; 0: only at the end", low=0)
+    checkpoint_every: int = setting(100, "steps between checkpoints; 0: only at the end", low=0)
+    max_failures: int = setting(3, "lost workers after which the job gives up", low=0)
 
 
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig, DataConfig, WorldConfig, ModelConfig, PromptsConfig, EpisodeConfig, SearchConfig, RewardConfig,
-    RolloutConfig, LearnerConfig, AlgorithmConfig, TrainerConfig, EvalConfig, TrackingConfig, SftConfig,
+    RolloutConfig, LearnerConfig, AlgorithmConfig, TrainerConfig, EvalConfig, TrackingConfig, TagsConfig, SecotConfig,
+    SftConfig,
 )  # fmt: skip

@@ -39,19 +39,21 @@ def read_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:
         raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start}: {error.reason}); re-encode it") from error
 
 
-def parse_json(text: str, *, field: str = "json") -> Any:
+def parse_json(text: str, *, field: str = "json", max_chars: int = MAX_VALUE_CHARS) -> Any:
     """One JSON value.
 
     Raises:
         FieldError: the text is too long, nested too deep, or no JSON.
     """
     try:
-        return bounded_json.parse_json(text, max_chars=MAX_VALUE_CHARS, max_depth=MAX_DEPTH, unique_keys=True)
+        return bounded_json.parse_json(text, max_chars=max_chars, max_depth=MAX_DEPTH, unique_keys=True)
     except JsonRefused as error:
         raise FieldError(field, str(error)) from error
 
 
-def read_values(path: Path, log: ProblemLog) -> Iterator[tuple[int, Any]]:
+def read_values(
+    path: Path, log: ProblemLog, *, max_value_chars: int = MAX_VALUE_CHARS
+) -> Iterator[tuple[int, Any]]:
     """The values of a JSON list or of a JSON-lines file, each with the line it starts on.
 
     A broken line of a JSON-lines file is a problem of that line. A syntax error inside a JSON list makes
@@ -62,12 +64,12 @@ def read_values(path: Path, log: ProblemLog) -> Iterator[tuple[int, Any]]:
     """
     text = read_text(path)
     if text[skip_blank(text, 0) :][:1] == "[":
-        yield from _list_values(path, text)
+        yield from _list_values(path, text, max_value_chars)
     else:
-        yield from _line_values(path, text, log)
+        yield from _line_values(path, text, log, max_value_chars)
 
 
-def _line_values(path: Path, text: str, log: ProblemLog) -> Iterator[tuple[int, Any]]:
+def _line_values(path: Path, text: str, log: ProblemLog, max_chars: int) -> Iterator[tuple[int, Any]]:
     # Lines end at "\n" only: posts hold characters (U+0085, U+2028 …) that str.splitlines would cut at.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip(" \t\r"):
@@ -75,14 +77,14 @@ def _line_values(path: Path, text: str, log: ProblemLog) -> Iterator[tuple[int, 
         if number > MAX_VALUES:
             raise DataError(f"{path}:{number}: more than {MAX_VALUES} lines; split the file")
         try:
-            value = parse_json(line)
+            value = parse_json(line, max_chars=max_chars)
         except FieldError as error:
             log.add(Problem(str(path), number, error.field, error.message))
             continue
         yield number, value
 
 
-def _list_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _list_values(path: Path, text: str, max_chars: int) -> Iterator[tuple[int, Any]]:
     at = skip_blank(text, skip_blank(text, 0) + 1)
     line, counted, values = 1, 0, 0
     if text[at : at + 1] == "]":
@@ -95,7 +97,7 @@ def _list_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         if values > MAX_VALUES:
             raise DataError(f"{path}:{line}: more than {MAX_VALUES} values; split the file")
         try:
-            value, end = _decode(text, at, "json")
+            value, end = _decode(text, at, "json", max_chars)
         except FieldError as error:
             raise DataError(f"{path}: element {values}, which starts on line {line}: {error.message}") from error
         yield line, value
@@ -116,8 +118,8 @@ def _check_end(path: Path, text: str, at: int) -> None:
         raise DataError(f"{path}:{text.count(chr(10), 0, rest) + 1}: json: more text after the end of the list")
 
 
-def _decode(text: str, at: int, field: str) -> tuple[Any, int]:
+def _decode(text: str, at: int, field: str, max_chars: int) -> tuple[Any, int]:
     try:
-        return decode_strictly(text, at, max_chars=MAX_VALUE_CHARS, max_depth=MAX_DEPTH)
+        return decode_strictly(text, at, max_chars=max_chars, max_depth=MAX_DEPTH)
     except JsonRefused as error:
         raise FieldError(field, str(error)) from error

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rewards.entities import Claim, Gold, merged
 from rewards.f1 import TaskScores, f1_score, mixed_f1, task_scores
-from rewards.matching import Task, candidates, greedy_pairs, iou, is_right, maximum_pairs
+from rewards.matching import Task, candidates, greedy_pairs, is_right, maximum_pairs
+from sake_ray.data.boxes import iou
 
 _NAMES = st.sampled_from(["Ada", "ada ", "Bo", ""])
 _TYPES = st.sampled_from(["PER", "ORG"])
