@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a file from a checkout that is not insta
 
 from envs.tools.base import SearchTool, SearchUnavailable
 from envs.tools.offline import Asked, OfflineSearchTool, read_queries
-from envs.tools.pictures import picture_ref
+from envs.tools.pictures import usable_pictures
 from envs.tools.registry import make_tool
 from launch.words import UsageError, read_words
 from sake_ray.bounded_json import JsonRefused, parse_json
@@ -95,8 +95,8 @@ def search(options: Options) -> dict[str, Any]:
             raise UsageError("provider=offline needs img_id=ID, the post whose cached searches are used")
         found = tool.find(kind, options.img_id, asked)
         answers = [tool.as_released(kind, item) for item in found]
-        sizes = [picture_ref(image.path) for item in found for image in item.shown]
-        shown = [(ref.width, ref.height) for ref in sizes]
+        pictures = usable_pictures(image.path for item in found for image in item.shown)
+        shown = [(ref.width, ref.height) for ref in pictures]
     else:
         answers, shown = asyncio.run(_ask_plain(tool, kind, options.img_id, asked))
     report: dict[str, Any] = {"img_id": options.img_id, "queries": raw, kind.value: answers}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.tools.local_index import FORMAT_VERSION, INDEX_NAME, LocalIndexError, title_key
-from envs.tools.pictures import UnsafePathError, inside
-from sake_ray.types import ImageRef, QueryResult
+from envs.tools.pictures import UnsafePathError, inside, usable_pictures
+from sake_ray.types import QueryResult
 
 MAX_QUERY_WORDS = 16
 MAX_QUERY_CHARS = 1_000
@@ -37,7 +37,7 @@ _BY_WORDS = (
     "FROM article_words JOIN article ON article.id = article_words.rowid "
     f"WHERE article_words MATCH ? ORDER BY bm25(article_words, {TITLE_WEIGHT}, {TEXT_WEIGHT}), article.id LIMIT 1"
 )
-_PICTURES_OF = "SELECT file, width, height FROM picture WHERE article = ? ORDER BY n LIMIT ?"
+_PICTURES_OF = "SELECT file FROM picture WHERE article = ? ORDER BY n LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class LocalSearchTool:
         with self._lock:
             hit = self._best(query)
             rows = self._database.execute(_PICTURES_OF, (hit.id, self._images_per_query)).fetchall() if hit else []
-        images = tuple(self._picture(*row) for row in rows)
+        images = usable_pictures([self._path(file) for (file,) in rows])
         return QueryResult(query, "success", images=images) if images else QueryResult(query, "no_result")
 
     def _best(self, query: str) -> _Hit | None:
@@ -97,12 +97,11 @@ class LocalSearchTool:
             row = self._database.execute(_BY_WORDS, (words,)).fetchone() if words else None
         return None if row is None else _Hit(*row)
 
-    def _picture(self, file: str, width: int, height: int) -> ImageRef:
+    def _path(self, file: str) -> Path:
         try:
-            path = inside(self._root, file)
+            return inside(self._root, file)
         except UnsafePathError as error:
             raise LocalIndexError(f"{self._root / INDEX_NAME}: picture.file {error}; build the index again") from error
-        return ImageRef(str(path), width, height)
 
 
 def fts_words(query: str) -> str:

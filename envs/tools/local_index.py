@@ -22,8 +22,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from envs.tools.pictures import UnsafePathError, inside, picture_size
+from envs.tools.pictures import UnsafePathError, inside
 from sake_ray.bounded_json import JsonRefused, parse_json
+from sake_ray.data.images import image_size
 
 INDEX_NAME = "encyclopaedia.sqlite"
 SOURCE_NAME = "encyclopaedia.jsonl"
@@ -160,8 +161,8 @@ def _insert(database: sqlite3.Connection, root: Path, number: int, article: Arti
         stem = str(PurePosixPath(PICTURES, f"{number:06d}_{n}"))
         try:
             file = image if isinstance(image, str) else _write_picture(root, stem, image)
-            size = picture_size(inside(root, file))
-        except (UnsafePathError, FileNotFoundError, ValueError) as error:
+            size = image_size(inside(root, file))
+        except (UnsafePathError, ValueError) as error:
             raise LocalIndexError(f"{name}: picture {n}: {error}") from error
         database.execute("INSERT INTO picture VALUES (?, ?, ?, ?, ?)", (number, n, file, *size))
 

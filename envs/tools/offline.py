@@ -16,9 +16,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from envs.tools.pictures import picture_ref
+from envs.tools.pictures import usable_pictures
 from envs.tools.search_cache import CachedImage, CacheEntry, SearchCache
-from sake_ray.types import QueryResult, SearchKind
+from sake_ray.types import ImageRef, QueryResult, SearchKind
 
 MATCHINGS = ("strict", "release")
 MAX_QUERY_CHARS = 1_000
@@ -180,10 +180,11 @@ def _name(found: Found) -> str:
 
 
 def _image_result(found: Found) -> QueryResult:
-    if found.entry is None or found.entry.status != "success" or not found.shown:
-        return QueryResult(_name(found), "no_result", cached=found.entry is not None)
-    images = tuple(picture_ref(image.path) for image in found.shown)
-    return QueryResult(_name(found), "success", images=images, cached=True)
+    images: tuple[ImageRef, ...] = ()
+    if found.entry is not None and found.entry.status == "success":
+        images = usable_pictures(image.path for image in found.shown)
+    status = "success" if images else "no_result"
+    return QueryResult(_name(found), status, images=images, cached=found.entry is not None)
 
 
 def _missed(kind: SearchKind, query: str, matching: str) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """Picture files by reference, and paths that stay inside their folder.
 
 Knows nothing of caches or encyclopaedias. Always holds: a path that leads out of its root, by `..`, by
-being absolute or through a link, is refused; only a picture's header is read here, never its pixels.
+being absolute or through a link, is refused; a picture that a search result refers to has been decoded whole.
 """
 
 from __future__ import annotations
 
-import warnings
+import logging
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from sake_ray.data.images import ImageError, image_ref
 from sake_ray.types import ImageRef
 
-MAX_PIXELS = 64_000_000
+logger = logging.getLogger(__name__)
 
 
 class UnsafePathError(ValueError):
@@ -34,28 +36,23 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-@lru_cache(maxsize=65_536)
-def picture_ref(path: Path) -> ImageRef:
-    """A picture file that does not change as a reference; see `picture_size`."""
-    return ImageRef(str(path), *picture_size(path))
+def usable_pictures(paths: Iterable[Path]) -> tuple[ImageRef, ...]:
+    """References to the pictures that can be shown, in order; one that cannot is left out with a warning.
 
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture file, from its header.
-
-    Raises:
-        ValueError: the file is no picture, or has more than `MAX_PIXELS` pixels.
+    A picture somebody put into a cache is not the policy's fault nor ours, and the rest of the result is still worth
+    having; decoding it only where it is shown would stop the run there.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    with warnings.catch_warnings():
-        # The limit below is ours; Pillow's warning about large pictures would only repeat it.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    found = []
+    for path in paths:
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: cannot be read as a picture ({error}); replace or remove the file") from error
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{path}: {width} x {height} pixels, at most {MAX_PIXELS} are accepted; replace the file")
-    return width, height
+            stamp = path.stat()
+            found.append(_decoded(path, stamp.st_mtime_ns, stamp.st_size))
+        except (OSError, ImageError) as error:
+            logger.warning("a picture is left out of a search result: %s", error)
+    return tuple(found)
+
+
+@lru_cache(maxsize=65_536)
+def _decoded(path: Path, modified_ns: int, size: int) -> ImageRef:
+    """Each picture is decoded once, and again when its file has changed."""
+    return image_ref(path)

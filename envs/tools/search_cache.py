@@ -10,7 +10,6 @@ under limits, and a file that breaks the form is an error naming file and field,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from envs.tools.pictures import UnsafePathError, inside
 from sake_ray.bounded_json import JsonRefused, parse_json
+from sake_ray.data.gold import PLAIN_NAME
 from sake_ray.types import SearchKind
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
@@ -25,8 +25,6 @@ MAX_DEPTH = 32
 MAX_ENTRIES = 1_000
 MAX_QUERY_CHARS = 1_000
 MAX_IMAGES = 100
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class SearchCacheError(ValueError):
@@ -75,9 +73,9 @@ class SearchCache:
         Raises:
             SearchCacheError: the id is not a plain name, or the file breaks the form.
         """
-        if not _ID.fullmatch(example_id):
+        if not PLAIN_NAME.fullmatch(example_id):
             raise SearchCacheError(
-                f"img_id={example_id!r}: an id is letters, digits, '.', '_' and '-', beginning with a letter or digit"
+                f"img_id={example_id!r}: an id is letters, digits, '_', '-' and '.', the first no '-' nor '.'"
             )
         relative = f"{kind}_search/{example_id}_{kind}_search.json"
         path = self._inside(relative, relative)

@@ -21,7 +21,9 @@ MAX_TEXT_CHARS = 10_000
 MAX_ROWS = 500
 MAX_SIDE = 30_000
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+"""What a picture's file name and a post's id look like, here and wherever files are looked up by them."""
+
 _IMAGE_SUFFIX = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp)$", re.IGNORECASE)
 
 Size = tuple[int, int]
@@ -68,7 +70,7 @@ def image_name_and_id(name: str, field_name: str) -> tuple[str, str]:
     Raises:
         FieldError: the name is not a plain file name, so it could lead out of the picture folder.
     """
-    if not _FILE_NAME.fullmatch(name):
+    if not PLAIN_NAME.fullmatch(name):
         raise FieldError(
             field_name, f"{name[:80]!r} is not a plain file name (letters, digits, '_', '-', '.'; no folders)"
         )

@@ -2,8 +2,8 @@
 
 The one place that converts between original and processed pixels. Knows nothing of gold, models or files
 of posts. Always holds: a loaded picture is RGB, complete, within the limits and exactly of its reference's
-size; a box is scaled by the two sizes' ratio and truncated (the released code's rule). PIL is imported on
-first use, so that importing this module stays cheap.
+size; no size in use is so lopsided that a model's processor refuses it; a box is scaled by the two sizes' ratio
+and truncated (the released code's rule). PIL is imported on first use, so that importing this module stays cheap.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_IMAGE_PIXELS = 64_000_000
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_ASPECT = 100
+"""How many times as long as the other a side may be. Qwen's image processors refuse a ratio over 200, and truncating
+the sides of a sized picture to whole pixels can make its ratio half as large again."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_STANDIN_BOXES = 500
 _LABEL_CHARS = 40
@@ -80,23 +83,47 @@ def to_original(box: Sequence[float], processed: Size, original: Size) -> Box:
     return Box(*scale_box(box, processed, original))
 
 
+def check_shape(width: int, height: int) -> None:
+    """Refuse a size that cannot be shown to a model: of no or too many pixels, or too long and thin.
+
+    Raises:
+        ImageError: saying which.
+    """
+    if min(width, height) <= 0 or width * height > MAX_IMAGE_PIXELS:
+        raise ImageError(f"{width} x {height} pixels; a picture has 1 to {MAX_IMAGE_PIXELS}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+
+
 def image_size(source: Path | bytes, *, name: str = "") -> Size:
     """(width, height) from the header of a file or of encoded bytes; pixels are not decoded.
 
     Raises:
         ImageError: no picture of a known format, or over the limits.
     """
-    with _reading(name or str(source if isinstance(source, Path) else "picture")), _open(source) as image:
+    with _reading(_name(source, name)), _open(source) as image:
         return image.size
 
 
-def image_ref(path: Path) -> ImageRef:
-    """A reference to a picture file, its size read from its header.
+def decoded_size(source: Path | bytes, *, name: str = "") -> Size:
+    """(width, height) of a picture that has been decoded whole, as `load_image` will do.
 
     Raises:
-        ImageError: no picture of a known format, or over the limits.
+        ImageError: as `image_size`, or the pixels are damaged or cut off.
     """
-    return ImageRef(str(path), *image_size(path))
+    with _reading(_name(source, name)), _open(source) as image:
+        size = image.size
+        image.convert("RGB")
+        return size
+
+
+def image_ref(path: Path) -> ImageRef:
+    """A reference to a picture file that has been decoded once, so that it can be shown.
+
+    Raises:
+        ImageError: as `decoded_size`.
+    """
+    return ImageRef(str(path), *decoded_size(path))
 
 
 def load_image(ref: ImageRef) -> Image:
@@ -166,6 +193,10 @@ def _processed(ref: ImageRef, min_pixels: int, max_pixels: int) -> Image:
     return image if size == image.size else image.resize(size, Resampling.NEAREST)
 
 
+def _name(source: Path | bytes, name: str) -> str:
+    return name or (str(source) if isinstance(source, Path) else "picture")
+
+
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
     """Turn what PIL raises on a bad picture into an `ImageError` that names the picture."""
@@ -187,10 +218,11 @@ def _open(source: Path | bytes) -> Image:
     if count > MAX_IMAGE_BYTES:
         raise ImageError(f"{count} bytes are more than the {MAX_IMAGE_BYTES} a picture may have")
     image = open_image(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    width, height = image.size
-    if not 0 < width * height <= MAX_IMAGE_PIXELS:
+    try:
+        check_shape(*image.size)
+    except ImageError:
         image.close()
-        raise ImageError(f"{width} x {height} pixels are more than the {MAX_IMAGE_PIXELS} a picture may have")
+        raise
     return image
 
 
@@ -199,8 +231,10 @@ def _draw(ref: ImageRef) -> Image:
     from PIL.Image import new as new_image
 
     assert ref.standin is not None
-    if not 0 < ref.width * ref.height <= MAX_IMAGE_PIXELS or min(ref.width, ref.height) <= 0:
-        raise ImageError(f"{ref.path}: a stand-in of {ref.width} x {ref.height} pixels cannot be drawn")
+    try:
+        check_shape(ref.width, ref.height)
+    except ImageError as error:
+        raise ImageError(f"{ref.path}: its stand-in cannot be drawn: {error}") from error
     if len(ref.standin) > MAX_STANDIN_BOXES:
         raise ImageError(f"{ref.path}: a stand-in of {len(ref.standin)} boxes (at most {MAX_STANDIN_BOXES}) is refused")
     image = new_image("RGB", (ref.width, ref.height), (224, 224, 224))

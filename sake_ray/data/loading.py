@@ -78,7 +78,8 @@ def read_released(path: Path, options: ReadOptions | None = None) -> LoadResult:
     """
     options = options or ReadOptions()
     log = ProblemLog(options.on_bad)
-    return to_examples(released_posts(path, options.task, log), log, options, _image_dir(path.parent, options))
+    posts = released_posts(path, options.task, log)
+    return to_examples(posts, log, options, source=path, image_dir=_image_dir(path.parent, options))
 
 
 def read_nustm(path: Path, xml_dir: Path, options: ReadOptions | None = None) -> LoadResult:
@@ -90,7 +91,7 @@ def read_nustm(path: Path, xml_dir: Path, options: ReadOptions | None = None) ->
     options = options or ReadOptions()
     log = ProblemLog(options.on_bad)
     posts = nustm_posts(path, xml_dir, options.task, log)
-    return to_examples(posts, log, options, _image_dir(xml_dir.parent, options))
+    return to_examples(posts, log, options, source=path, image_dir=_image_dir(xml_dir.parent, options))
 
 
 def read_parquet(path: Path, options: ReadOptions | None = None) -> LoadResult:
@@ -101,7 +102,8 @@ def read_parquet(path: Path, options: ReadOptions | None = None) -> LoadResult:
     """
     options = options or ReadOptions()
     log = ProblemLog(options.on_bad)
-    return to_examples(parquet_posts(path, options.task, log), log, options, _image_dir(path.parent, options))
+    posts = parquet_posts(path, options.task, log)
+    return to_examples(posts, log, options, source=path, image_dir=_image_dir(path.parent, options))
 
 
 def _image_dir(beside: Path, options: ReadOptions) -> Path:

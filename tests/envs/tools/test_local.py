@@ -77,6 +77,21 @@ async def test_images_are_those_of_the_article(tool: LocalSearchTool) -> None:
     assert (zurich.status, nobody.status) == ("no_result", "no_result")
 
 
+async def test_a_picture_damaged_since_is_left_out_and_the_search_still_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_local_index(tmp_path, ARTICLES[:2])
+    first, lone = tmp_path / "pictures" / "000001_0.png", tmp_path / "pictures" / "000002_0.png"
+    first.write_bytes(first.read_bytes()[:40])
+    lone.unlink()
+    tool = LocalSearchTool(tmp_path, images_per_query=2)
+    bakedo, radio = await tool.search_images("any post", ["Bakedo", "Radio Bakedo"])
+    assert (bakedo.status, [Path(image.path).name for image in bakedo.images]) == ("success", ["000001_1.jpg"])
+    assert radio.status == "no_result"
+    assert "000001_0.png" in caplog.text and "000002_0.png" in caplog.text
+    tool.close()
+
+
 async def test_texts_and_pictures_are_bounded(tmp_path: Path) -> None:
     build_local_index(tmp_path, ARTICLES)
     tool = LocalSearchTool(tmp_path, images_per_query=1, max_chars=6)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from envs.tools.offline import Asked, OfflineSearchTool, read_queries, similarity
+from envs.tools.offline import Asked, Found, OfflineSearchTool, read_queries, similarity
 from envs.tools.search_cache import SearchCacheError
+from sake_ray.data.gold import image_name_and_id
+from sake_ray.data.images import load_image
 from sake_ray.types import SearchKind
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -119,11 +122,50 @@ def test_a_broken_cache_file_is_an_error_naming_file_and_field(tmp_path: Path, r
     assert "p1_text_search.json" in str(error.value)
 
 
-def test_a_picture_that_is_none_is_an_error_naming_it(tmp_path: Path) -> None:
-    cache = write_cache(tmp_path, image=[image_row("Ada", "broken.png")])
-    (cache / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        asyncio.run(OfflineSearchTool(cache).search_images("p1", ["Ada"]))
+def damaged_pictures() -> dict[str, bytes]:
+    """Pictures that a rollout worker could not show."""
+    jpeg, thin = io.BytesIO(), io.BytesIO()
+    Image.effect_noise((200, 100), 80).save(jpeg, "JPEG")
+    Image.new("L", (2020, 20)).save(thin, "PNG")
+    cut = jpeg.getvalue()[: len(jpeg.getvalue()) // 2]
+    return {"none.png": b"no picture", "cut.jpg": cut, "thin.png": thin.getvalue()}
+
+
+async def test_a_picture_that_cannot_be_shown_is_left_out_and_the_search_still_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = damaged_pictures()
+    rows = [image_row("Ada", *bad, "good.png", graph="cut.jpg"), image_row("Bob", "thin.png")]
+    cache = write_cache(tmp_path, [text_row("Ada")], rows)
+    for name, content in bad.items():
+        (cache / name).write_bytes(content)
+    Image.new("L", (30, 20)).save(cache / "good.png")
+    ada, bob = await OfflineSearchTool(cache, images_per_query=9).search_images("p1", ["Ada", "Bob"])
+    assert (ada.status, [Path(image.path).name for image in ada.images]) == ("success", ["good.png"])
+    assert load_image(ada.images[0]).size == (30, 20)
+    assert (bob.status, bob.images) == ("no_result", ())
+    for name in bad:
+        assert name in caplog.text
+
+
+async def test_a_picture_that_was_replaced_is_looked_at_again(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path, image=[image_row("Ada", "a.png")])
+    for content in (b"no picture", None):
+        if content is None:
+            Image.new("L", (30, 20)).save(cache / "a.png")
+        else:
+            (cache / "a.png").write_bytes(content)
+        (result,) = await OfflineSearchTool(cache).search_images("p1", ["Ada"])
+        assert len(result.images) == int(content is None)
+
+
+@given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,40}", fullmatch=True))
+@example("_1")
+def test_every_id_that_gold_may_have_can_be_searched_for(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    """An id the cache refused would stop the run at that post's first search."""
+    root = tmp_path_factory.getbasetemp() / "ids"
+    _, post_id = image_name_and_id(name, "img_id")
+    assert OfflineSearchTool(write_cache(root)).find(SearchKind.TEXT, post_id, [Asked("a")]) == [Found(Asked("a"))]
 
 
 def test_settings_are_checked_before_any_search(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 import sake_ray
 from envs.episode import EpisodeLimits, run_episode
 from sake_ray.data.codec import ChatCodec
-from sake_ray.data.images import processed_size
+from sake_ray.data.images import check_shape, processed_size
 from sake_ray.prompts import Prompts, load_prompts
 from sake_ray.trajectory import Segment, Trajectory
 from sake_ray.types import (
@@ -129,6 +129,16 @@ def check(trajectory: Trajectory, codec: ChatCodec) -> None:
     pad = codec.image_pad_id
     assert trajectory.short_ids.count(pad) == len(trajectory.images)
     assert context.count(pad) == trajectory.token_ids.count(pad) == sum(map(codec.image_pads, trajectory.images))
+
+
+@pytest.mark.parametrize("size", [(100, 1), (2, 200), (3000, 30), (12_000, 120)])
+@pytest.mark.parametrize("limits", [(28 * 28, 28 * 28), (84 * 84, 672 * 672 * 2), (512 * 512, 512 * 512)])
+def test_the_longest_picture_that_may_be_loaded_can_be_shown(
+    processor: Any, size: tuple[int, int], limits: tuple[int, int]
+) -> None:
+    check_shape(*size)
+    codec = ChatCodec(processor, PROMPTS, min_pixels=limits[0], max_pixels=limits[1])
+    assert codec.image_pads(ImageRef("long.png", *size)) > 0
 
 
 @settings(max_examples=25)

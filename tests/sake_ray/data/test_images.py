@@ -20,8 +20,10 @@ from PIL import Image
 
 from sake_ray.data import images
 from sake_ray.data.images import (
+    MAX_ASPECT,
     ImageCache,
     ImageError,
+    decoded_size,
     image_ref,
     image_size,
     load_image,
@@ -98,6 +100,52 @@ def test_a_bad_picture_is_an_error_that_names_it(tmp_path: Path) -> None:
             load_image(ImageRef(str(path), 200, 100))
     with pytest.raises(ImageError, match=r"20 x 10.*says 40 x 40"):
         load_image(ImageRef("other.png", 40, 40, data=_png()))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF"])
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_what_decodes_whole_is_what_will_load(tmp_path: Path, form: str, damage: str) -> None:
+    """The header of a damaged picture is fine: only decoding shows that a run would stop at it."""
+    path = tmp_path / f"a.{form.lower()}"
+    Image.effect_noise((200, 100), 80).convert("L").save(path, form)
+    assert (image_ref(path), load_image(image_ref(path)).size) == (ImageRef(str(path), 200, 100), (200, 100))
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    path.write_bytes(data)
+    assert image_size(path) == (200, 100)
+    loads = True
+    try:
+        load_image(ImageRef(str(path), 200, 100))
+    except ImageError:
+        loads = False
+    if loads:  # some decoders make what they can of noise
+        assert damage == "noise" and decoded_size(path) == (200, 100)
+    else:
+        with pytest.raises(ImageError, match=path.name):
+            image_ref(path)
+
+
+@given(st.integers(1, 400), st.integers(1, 40_000), st.integers(28 * 28, 10**6), st.integers(28 * 28, 10**6))
+def test_no_picture_in_use_is_too_long_for_the_processors(short: int, long: int, low: int, high: int) -> None:
+    """transformers' smart_resize refuses a ratio over 200, in the middle of a run; sizing can raise a ratio."""
+    try:
+        images.check_shape(short, long)
+    except ImageError:
+        assert long > MAX_ASPECT * short or short > MAX_ASPECT * long
+    else:
+        sized = processed_size(short, long, min_pixels=min(low, high), max_pixels=max(low, high))
+        assert max(sized) <= 200 * min(sized)
+
+
+@pytest.mark.parametrize("size", [(1010, 10), (10, 1010)])
+def test_a_picture_too_long_and_thin_is_refused_from_its_header(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="more than 100 times"):
+        image_size(_png(size), name="thin.png")
+    with pytest.raises(ImageError, match=r"stand-in.*more than 100 times"):
+        load_image(ImageRef("thin.png", *size, standin=()))
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))

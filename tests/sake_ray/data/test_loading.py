@@ -7,6 +7,7 @@ left out without a word.
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,43 @@ def test_a_broken_rule_stops_the_load_or_is_skipped_and_listed(
     assert [example.id for example in result.examples] == ["17_06_7", "O_1"]
     assert [(problem.line, problem.field) for problem in result.problems] == [(2, field)]
     assert (result.counts["kept"], result.counts["skipped"], result.counts["posts"]) == (2, 1, 3)
+
+
+@pytest.mark.parametrize(("form", "says"), [("JPEG", "truncated"), ("PNG", "truncated|broken")])
+def test_a_picture_cut_off_behind_its_header_is_found_at_load(tmp_path: Path, form: str, says: str) -> None:
+    """Found in the middle of a run instead, it would stop the run, and stop it again whenever that is resumed."""
+    _draw(_write(tmp_path, [POST, _other("O_1.png"), _other("O_2.png")]), "17_06_7.png", "O_2.png")
+    data = io.BytesIO()
+    Image.effect_noise((40, 30), 80).save(data, form)
+    (tmp_path / "images" / "O_1.png").write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
+    with pytest.raises(DataError, match=rf"train\.jsonl:2: img_id: .*O_1\.png: .*({says})"):
+        load_split(tmp_path, "train")
+    result = load_split(tmp_path, "train", on_bad="skip")
+    assert [example.id for example in result.examples] == ["17_06_7", "O_2"]
+    assert [(problem.line, problem.field) for problem in result.problems] == [(2, "img_id")]
+
+
+def test_pictures_no_model_can_be_shown_are_found_at_load(tmp_path: Path) -> None:
+    thin = {**POST, "img_id": "O_1.png", "image_size": [20, 3000], "gt_entities": []}
+    _draw(_write(tmp_path, [POST, thin]), "17_06_7.png")
+    Image.new("L", (20, 3000)).save(tmp_path / "images" / "O_1.png")
+    with pytest.raises(DataError, match=r"train\.jsonl:2: img_id: .*20 x 3000 .*more than 100 times"):
+        load_split(tmp_path, "train")
+    with pytest.raises(DataError, match=r"train\.jsonl:2: image_size: 20 x 3000 .*more than 100 times"):
+        load_split(tmp_path, "train", images="standin")
+    for images in ("files", "standin"):
+        assert load_split(tmp_path, "train", images=images, on_bad="skip").counts["skipped"] == 1
+
+
+def test_posts_stay_in_order_however_many_pictures_are_looked_at_at_once(tmp_path: Path) -> None:
+    names = [f"O_{number}.png" for number in range(200)]
+    missing = {names[number] for number in (0, 63, 64, 65, 130)}
+    _draw(_write(tmp_path, [_other(name) for name in names]), *(name for name in names if name not in missing))
+    result = load_split(tmp_path, "train", on_bad="skip", max_examples=140)
+    expected = [name.removesuffix(".png") for name in names if name not in missing][:140]
+    assert [example.id for example in result.examples] == expected
+    assert [problem.line for problem in result.problems] == [1, 64, 65, 66, 131]
+    assert (result.counts["beyond_max"], result.counts["posts"]) == (55, 200)
 
 
 def test_a_box_is_checked_against_the_picture_where_no_size_is_recorded(tmp_path: Path) -> None:
