@@ -48,3 +48,15 @@ def search_kind(action: Action) -> SearchKind | None:
             return SearchKind.IMAGE
         case _:
             return None
+
+
+class NoSearch:
+    """A `SearchClient` for episodes that allow no search."""
+
+    async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
+        """Never called by an episode whose limits are 0.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"post {example.id}: this job has no search tool; its episode limits must be 0")

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger(__name__)
 PROGRESS = "progress.json"
+_LINE_S = 15.0
 _SHOWN = (
     ("reward", "reward/total"),
     ("F1", "reward/gmner_f1"),
@@ -38,6 +39,7 @@ class RunDisplay:
         self._path = run_dir / PROGRESS
         self._total = total_steps
         self._bars = ProgressBars() if sys.stderr.isatty() else None
+        self._begun: dict[str, tuple[float, int, float]] = {}
         self._state: dict[str, Any] = {"stage": "start", "began": time.time()}
 
     def cold_start(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -45,6 +47,18 @@ class RunDisplay:
         self._set(stage="cold start", done=step, total=total, detail=f"loss {metrics.get('train/loss', 0.0):.3f}")
         if step % 50 == 0 or step == total:
             log.info("cold start %d/%d: loss %.4f", step, total, metrics.get("train/loss", 0.0))
+
+    def progress(self, stage: str, done: int, total: int, what: str) -> None:
+        """Part of a stage's work is done: `done` of `total` `what`; a line every few seconds says how fast."""
+        began, first, told = self._begun.setdefault(stage, (time.monotonic(), done, time.monotonic()))
+        self._set(stage=stage, done=done, total=total, detail=what)
+        now = time.monotonic()
+        if done < total and now - told < _LINE_S:
+            return
+        self._begun[stage] = (began, first, now)
+        rate = (done - first) / max(now - began, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+        log.info("%s: %d of %d %s, %.1f a second%s", stage, done, total, what, rate, left)
 
     def phase(self, step: int, name: str) -> None:
         """A phase of a training step begins."""

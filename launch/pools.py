@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from actors.learner_group import make_learner_group
@@ -24,7 +24,8 @@ from envs.episode import EpisodeLimits
 from envs.tools.registry import make_tool
 from rewards.composite import Scorer
 from sake_ray.config.config import Config
-from sake_ray.prompts import load_prompts
+from sake_ray.interfaces import SearchClient
+from sake_ray.prompts import Prompts, load_direct_prompts, load_prompts
 
 
 @dataclass
@@ -36,8 +37,8 @@ class Pools:
     learner: PublishingLearner
 
 
-def worker_settings(config: Config, model: Path) -> WorkerSettings:
-    """What each rollout worker is built from."""
+def worker_settings(config: Config, model: Path, prompts: Prompts | None = None) -> WorkerSettings:
+    """What each rollout worker is built from; `prompts` default to the configured ones."""
     rollout, episode = config.rollout, config.episode
     return WorkerSettings(
         engine=EngineConfig(
@@ -55,12 +56,50 @@ def worker_settings(config: Config, model: Path) -> WorkerSettings:
             ray_metrics=True,
         ),
         limits=EpisodeLimits(**asdict(episode)),
-        prompts=load_prompts(config.data.task, config.prompts.set, config.prompts.dir),
+        prompts=prompts or load_prompts(config.data.task, config.prompts.set, config.prompts.dir),
         min_pixels=config.data.min_pixels,
         max_pixels=config.data.max_pixels,
         max_result_chars=config.search.max_chars,
         resources=Resources(rollout.cpus_per_worker, rollout.gpus_per_worker),
     )
+
+
+@asynccontextmanager
+async def search_pool(config: Config, data_root: Path) -> AsyncIterator[SearchPool]:
+    """Start the search actors; `data_root` is where the local tool looks by default."""
+    search = SearchPool.start(
+        functools.partial(make_tool, config.search, default_root=str(data_root)),
+        workers=config.search.workers,
+        timeout_s=config.search.timeout_s,
+        resources=Resources(config.search.cpus_per_worker),
+    )
+    try:
+        await search.ready()
+        yield search
+    finally:
+        await search.shutdown()
+
+
+@asynccontextmanager
+async def rollout_pool(settings: WorkerSettings, search: SearchClient, workers: int) -> AsyncIterator[RolloutPool]:
+    """Start rollout workers alone."""
+    rollout = RolloutPool(functools.partial(spawn_rollout_actor, settings, search), workers=workers)
+    try:
+        await rollout.start()
+        yield rollout
+    finally:
+        await rollout.shutdown()
+
+
+def direct_settings(config: Config, model: Path) -> WorkerSettings:
+    """Workers for stage 1a: one turn, no tools, the instruction without tools, `tags.temperature`."""
+    config = replace(
+        config,
+        episode=replace(config.episode, max_turns=1, text_searches=0, image_searches=0),
+        rollout=replace(config.rollout, temperature=config.tags.temperature),
+    )
+    prompts = load_direct_prompts(config.data.task, config.prompts.set, config.prompts.dir)
+    return worker_settings(config, model, prompts)
 
 
 @asynccontextmanager
@@ -71,13 +110,7 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
         RuntimeError: an actor did not start; says which and why.
     """
     async with AsyncExitStack() as stack:
-        search = SearchPool.start(
-            functools.partial(make_tool, config.search, default_root=str(data_root)),
-            workers=config.search.workers,
-            timeout_s=config.search.timeout_s,
-            resources=Resources(config.search.cpus_per_worker),
-        )
-        stack.push_async_callback(search.shutdown)
+        search = await stack.enter_async_context(search_pool(config, data_root))
         pixels = {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels}
         rewards = RewardPool.start(
             functools.partial(Scorer.from_config, config.reward, **pixels),
@@ -86,7 +119,6 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
             resources=Resources(config.reward.cpus_per_worker),
         )
         stack.push_async_callback(rewards.shutdown)
-        await search.ready()
         settings = worker_settings(config, model)
         rollout = RolloutPool(functools.partial(spawn_rollout_actor, settings, search), workers=config.rollout.workers)
         stack.push_async_callback(rollout.shutdown)

@@ -14,19 +14,19 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 from actors.placement import init_ray
-from launch.cold_start import starting_policy
 from launch.datasets import DataSet, load_data
 from launch.display import RunDisplay
 from launch.held_out import strict_scores
 from launch.pools import Pools, running_pools
+from launch.starting import StageLine, starting_point
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
 from sake_ray.config.plan import describe_plan, totals
@@ -43,6 +43,7 @@ from sake_ray.types import Progress
 
 log = logging.getLogger(__name__)
 STOPPED = 130
+Result = TypeVar("Result")
 
 
 def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
@@ -71,23 +72,24 @@ async def run_job(config: Config) -> int:
     try:
         data = load_data(config)
         log.info("%d training posts, %d held-out posts from %s", len(data.train), len(data.held_out), data.root)
-        await _until(stop, training, _train(config, data, run_dir, display, stop, training))
+        stages = await _until(stop, training, _train(config, data, run_dir, display, stop, training))
     except StopRequested as stopped:
         log.info("%s; run the same command to go on from there", stopped)
         display.close("stopped")
         return STOPPED
     display.close("done")
-    _report(config, run_dir)
+    _report(config, run_dir, stages)
     return 0
 
 
 async def _train(
     config: Config, data: DataSet, run_dir: Path, display: RunDisplay, stop: asyncio.Event, training: asyncio.Event
-) -> None:
-    model = await starting_policy(config, display)
+) -> tuple[StageLine, ...]:
+    start = await starting_point(config, data, display)
     resumed = _find_checkpoint(config, run_dir)
-    async with running_pools(config, model=model, data_root=data.root, run_dir=run_dir) as pools:
-        trainer = make_trainer(config, data, pools, run_dir, display, resumed)
+    async with running_pools(config, model=start.model, data_root=data.root, run_dir=run_dir) as pools:
+        data = replace(data, train=start.train)
+        trainer = make_trainer(config, data, pools, run_dir, display, resumed, start.weights)
         if resumed is not None:
             await pools.learner.load(resumed.folder / "learner")
             log.info("resumed from %s", resumed.folder)
@@ -97,12 +99,19 @@ async def _train(
         finally:
             watcher.cancel()
         await pools.learner.export(run_dir / "policy")
+    return start.stages
 
 
 def make_trainer(
-    config: Config, data: DataSet, pools: Pools, run_dir: Path, display: RunDisplay, resumed: Checkpoint | None
+    config: Config,
+    data: DataSet,
+    pools: Pools,
+    run_dir: Path,
+    display: RunDisplay,
+    resumed: Checkpoint | None,
+    weights: Sequence[float] | None = None,
 ) -> Trainer:
-    """The trainer of a job, its state restored from `resumed`."""
+    """The trainer of a job, its state restored from `resumed`; `weights` say how often each training post comes."""
     step = resumed.step if resumed else None
     unevaluated = resumed.state["unevaluated"] if resumed else None
     # A step whose evaluation is still to come has its row, and that evaluation's, written by this process.
@@ -117,7 +126,7 @@ def make_trainer(
         config=config.to_dict(),
         resume_after=whole,
     )
-    sampler = ExampleSampler(data.train, seed=config.run.seed)
+    sampler = ExampleSampler(data.train, config.run.seed, weights)
     progress = Progress()
     if resumed:
         sampler.load_state_dict(resumed.state["sampler"])
@@ -202,7 +211,7 @@ def _set_aside_later(root: Path, chosen: Checkpoint) -> None:
             log.warning("going on from %s: %s is now %s", chosen.folder, folder, aside.name)
 
 
-async def _until(stop: asyncio.Event, training: asyncio.Event, work: Any) -> None:
+async def _until(stop: asyncio.Event, training: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
     """`work`, cancelled when a stop comes while nothing has been trained that could be lost."""
     task = asyncio.ensure_future(work)
     waiter = asyncio.ensure_future(stop.wait())
@@ -212,7 +221,7 @@ async def _until(stop: asyncio.Event, training: asyncio.Event, work: Any) -> Non
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise StopRequested("stopped before the first step; nothing was trained yet")
-    await task
+    return await task
 
 
 async def _pass_on(stop: asyncio.Event, training: asyncio.Event, trainer: Trainer) -> None:
@@ -228,11 +237,17 @@ def _on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-def _report(config: Config, run_dir: Path) -> None:
+def _report(config: Config, run_dir: Path, stages: Sequence[StageLine]) -> None:
     rows = read_metrics(run_dir / "metrics.jsonl")
     curves = run_dir / "curves.png"
     draw_curves(rows, curves, f"{config.job}, preset {config.preset}, seed {config.run.seed}")
-    log.info("done: %d steps, run folder %s\n\n%s\ncurves: %s", rows[-1]["step"], run_dir, table_text(rows), curves)
+    (run_dir / "stages.json").write_text(json.dumps([asdict(line) for line in stages], indent=1) + "\n")
+    lines = [line.text() for line in stages]
+    lines.append(f"{'RL':<12}{sum(row.get('time/step_s', 0.0) for row in rows):>6.0f} s  steps {rows[-1]['step']:g}")
+    log.info(
+        "done: %d steps, run folder %s\n\n%s\n\n%s\ncurves: %s",
+        rows[-1]["step"], run_dir, "\n".join(lines), table_text(rows), curves,
+    )  # fmt: skip
 
 
 def entry(job: str, defaults: Mapping[str, Any] | None = None) -> None:

@@ -68,7 +68,7 @@ def read_samples(path: Path) -> Iterator[SampledPost]:
     broken = ProblemLog("stop")
     for index, (line, value) in enumerate(read_values(path, broken, max_value_chars=MAX_FILE_BYTES)):
         try:
-            yield from _element(value)
+            yield from read_element(value)
         except FieldError as error:
             raise DataError(f"{path}:{line}: element {index}: {error}") from error
 
@@ -171,7 +171,12 @@ def tags_of(example: Example, tags: Mapping[str, PostTags], source: str) -> tupl
 # --- reading, piece by piece -----------------------------------------------------------------------------
 
 
-def _element(value: Any) -> Iterator[SampledPost]:
+def read_element(value: Any) -> Iterator[SampledPost]:
+    """The posts of one element of a samples file.
+
+    Raises:
+        FieldError: its gold or form is wrong.
+    """
     row = _object(value, "element")
     task, n, posts = row.get("task", "gmner"), row.get("n"), row.get("posts")
     if not isinstance(task, str):

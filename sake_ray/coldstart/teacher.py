@@ -1,89 +1,70 @@
-"""The scripted teacher: plays an episode by the book from gold and difficulty tags, without a model.
+"""The scripted teacher: writes an episode by the book from gold and needs, without a model.
 
-It is a `PolicyClient`, so its searches are really executed and its trajectories are built by the very
-loop that RL uses. Knows the gold answer, which a policy never does. Always holds: unknown entities are
-searched for and known ones are not; the answer equals gold.
+Knows nothing of tokens, tools or how its turns are used. Always holds: what is needed is searched for, pictures
+before texts, each tool once; the answer equals gold; the same brief gives the same turns.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from sake_ray.coldstart.teaching import Brief, Need, TaughtTurn
 from sake_ray.data.images import processed_size, to_processed
-from sake_ray.types import Box, Completion, Difficulty, Entity, Example, ImageRef
+from sake_ray.types import Entity, Example
 
 
 class ScriptedTeacher:
-    """Writes the turns of one episode; make one for each episode.
+    """Satisfies `Teacher`; `looks` says in words what an entity looks like, without it reasoning is shorter."""
 
-    `looks` says in words what an entity looks like, for the reasoning; without it reasoning is shorter.
-    """
+    name = "scripted"
 
-    def __init__(
-        self,
-        example: Example,
-        tokenizer: Any,
-        *,
-        min_pixels: int,
-        max_pixels: int,
-        looks: Mapping[str, str] | None = None,
-    ) -> None:
-        self._example = example
-        self._tokenizer = tokenizer
-        self._pixels = (min_pixels, max_pixels)
+    def __init__(self, *, min_pixels: int, max_pixels: int, looks: Mapping[str, str] | None = None) -> None:
+        self._pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         self._looks = looks or {}
-        self._turn = 0
 
-    async def generate(
-        self, short_ids: Sequence[int], images: Sequence[ImageRef], *, max_tokens: int, seed: int
-    ) -> Completion:
-        """The next turn by the book.
-
-        Raises:
-            ValueError: the turn does not fit into `max_tokens`.
-        """
-        text = self.turn_text(self._turn)
-        self._turn += 1
-        ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
-        if len(ids) > max_tokens:
-            raise ValueError(
-                f"post {self._example.id}: the teacher's turn takes {len(ids)} tokens, {max_tokens} are left"
+    async def write_turn(self, brief: Brief, turns: Sequence[TaughtTurn], feedback: str = "") -> str:
+        """The next turn by the book; feedback changes nothing."""
+        searches = [
+            (tag, chosen)
+            for tag, chosen in (
+                ("image_search", [need.image for need in brief.needs]),
+                ("text_search", [need.text for need in brief.needs]),
             )
-        return Completion(ids, (0.0,) * len(ids), text, "stop", 0)
-
-    def turn_text(self, turn: int) -> str:
-        """The text of turn 0, 1, …"""
-        unknown = [e.text for e in self._example.entities if e.difficulty is Difficulty.UNKNOWN]
-        if turn == 0 and unknown:
-            reasons = [
-                f"{entity.text} unknown" if entity.difficulty is Difficulty.UNKNOWN else self._reason(entity)
-                for entity in self._example.entities
-            ]
-            queries = json.dumps([{"query": name} for name in dict.fromkeys(unknown)])
-            return f"<reason>{' ; '.join(reasons)}</reason><text_search>{queries}</text_search>"
-        return self._answer()
-
-    def _answer(self) -> str:
-        rows = [
-            {"entity": entity.text, "type": entity.type, "box2d": self._box(entity)}
-            for entity in self._example.entities
+            if any(chosen)
         ]
-        reasons = [self._reason(entity) for entity in self._example.entities]
-        return f"<reason>{' ; '.join(reasons)}</reason><answer>{json.dumps(rows)}</answer>"
+        if len(turns) < len(searches):
+            tag, chosen = searches[len(turns)]
+            return self._search(brief, tag, chosen)
+        return self._answer(brief.example)
 
-    def _box(self, entity: Entity) -> list[int]:
-        return list(self._shown(entity.boxes[0])) if entity.boxes else []
+    def _search(self, brief: Brief, tag: str, chosen: Sequence[bool]) -> str:
+        entities = brief.example.entities
+        reasons = [
+            self._reason(entity, brief.example) if need is Need.NONE else f"{entity.text} unknown"
+            for entity, need in zip(entities, brief.needs, strict=True)
+        ]
+        names = dict.fromkeys(entity.text for entity, wanted in zip(entities, chosen, strict=True) if wanted)
+        queries = json.dumps([{"query": name} for name in names], ensure_ascii=False)
+        return f"<reason>{' ; '.join(reasons)}</reason><{tag}>{queries}</{tag}>"
 
-    def _reason(self, entity: Entity) -> str:
-        box = self._box(entity)
+    def _answer(self, example: Example) -> str:
+        rows = [
+            {"entity": entity.text, "type": entity.type, "box2d": self._box(entity, example)}
+            for entity in example.entities
+        ]
+        reasons = [self._reason(entity, example) for entity in example.entities]
+        answer = json.dumps(rows, ensure_ascii=False)
+        return f"<reason>{' ; '.join(reasons)}</reason><answer>{answer}</answer>"
+
+    def _reason(self, entity: Entity, example: Example) -> str:
+        box = self._box(entity, example)
         words = [entity.text, entity.type, self._looks.get(entity.text, ""), json.dumps(box) if box else "none"]
         return " ".join(word for word in words if word)
 
-    def _shown(self, box: Box) -> tuple[int, int, int, int]:
-        """A gold box in pixels of the image as the policy sees it."""
-        image = self._example.image
-        original = (image.width, image.height)
-        shown = processed_size(*original, min_pixels=self._pixels[0], max_pixels=self._pixels[1])
-        return to_processed(box, original, shown)
+    def _box(self, entity: Entity, example: Example) -> list[int]:
+        """The first gold box in pixels of the image as the policy sees it; [] for an entity not visible."""
+        if not entity.boxes:
+            return []
+        original = (example.image.width, example.image.height)
+        return list(to_processed(entity.boxes[0], original, processed_size(*original, **self._pixels)))

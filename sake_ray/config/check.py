@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sake_ray.config.config import Config
+from sake_ray.config.difficulty import parse_weights
 from sake_ray.config.values import ConfigError, nearest, show
 
 RELEASED_MAX_TURNS = 3
@@ -32,6 +33,7 @@ def check_combinations(config: Config) -> None:
     _check_engines(config)
     _check_sampling(config)
     _check_training(config)
+    _check_stage_1(config)
 
 
 def _refuse(field: str, value: object, why: str, instead: object = "") -> NoReturn:
@@ -142,3 +144,22 @@ def _check_training(config: Config) -> None:
         if backend not in _BACKENDS:
             why = f"{backend!r} must be one of {', '.join(_BACKENDS)}"
             _refuse("tracking.backends", config.tracking.backends, why, nearest(backend, _BACKENDS)[0])
+
+
+def _check_stage_1(config: Config) -> None:
+    parse_weights(config.data.difficulty)
+    tags, secot = config.tags, config.secot
+    if tags.file and not Path(tags.file).is_file():
+        _refuse("tags.file", tags.file, "no such file; launch/tag_difficulty.py writes tags.jsonl")
+    if secot.dir and not Path(secot.dir).is_dir():
+        _refuse("secot.dir", secot.dir, "no such folder", _nearest_folder(Path(secot.dir)))
+    if secot.teacher == "openai":
+        if not secot.model:
+            _refuse("secot.model", "", "secot.teacher=openai needs the model's name at the endpoint")
+        if not secot.endpoint.startswith(("http://", "https://")):
+            why = "must begin with http:// or https://"
+            _refuse("secot.endpoint", secot.endpoint, why, f"http://{secot.endpoint}")
+    is_built = config.job == "build_secot" and secot.tools == "tags"
+    if is_built and config.reward.preset == "release" and not secot.image_first:
+        why = "reward.preset=release finds a text search before an image search malformed"
+        _refuse("secot.image_first", secot.image_first, why, True)

@@ -6,7 +6,9 @@ number of values are bounded before anything is built, a key occurs once in an o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,15 @@ def read_values(
         yield from _list_values(path, text, max_value_chars)
     else:
         yield from _line_values(path, text, log, max_value_chars)
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write JSON lines: the whole file, or none of it."""
+    scratch = path.with_name(f"{path.name}.unfinished")
+    # A lone surrogate, which UTF-8 cannot hold, becomes `\\udXXX`: JSON's own way to write it.
+    with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(scratch, path)
 
 
 def _line_values(path: Path, text: str, log: ProblemLog, max_chars: int) -> Iterator[tuple[int, Any]]:

@@ -6,13 +6,14 @@ stands as an `ImageRef` between the pieces of text, in the order in which the po
 
 Files, one folder a set: `<task>_instruction.txt`, `<task>_after_text_search.txt` and
 `<task>_after_image_search.txt`. Placeholders: `{image}` (the post's image), `{post}` (its text) and, after
-a search, `{results}`. Any other braces are plain text.
+a search, `{results}`. Any other braces are plain text. `<task>_direct.txt` is the instruction without tools that
+stage 1a samples with; only that job needs it.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sake_ray.observation_text import IMAGE_MARKER, clean_text, format_results
@@ -67,16 +68,31 @@ def load_prompts(task: str, set_name: str, folder: str = "") -> Prompts:
         PromptError: an unknown task or set; a file that is missing, empty, not UTF-8 or over 64 KiB;
             a placeholder that is missing, repeated or misplaced.
     """
-    if task not in TASKS:
-        raise PromptError(f"data.task={task!r}: must be one of {', '.join(TASKS)}")
-    if not folder and set_name not in SETS:
-        raise PromptError(f"prompts.set={set_name!r}: must be one of {', '.join(SETS)}")
-    root = Path(folder) if folder else Path(__file__).parent / set_name
+    root = _folder(task, set_name, folder)
     return Prompts(
         instruction=_load(root / f"{task}_instruction.txt", results=False),
         after_text_search=_load(root / f"{task}_after_text_search.txt", results=True),
         after_image_search=_load(root / f"{task}_after_image_search.txt", results=True),
     )
+
+
+def load_direct_prompts(task: str, set_name: str, folder: str = "") -> Prompts:
+    """`load_prompts`, with the instruction that offers no tools: what stage 1a asks the base model with.
+
+    Raises:
+        PromptError: as `load_prompts`.
+    """
+    root = _folder(task, set_name, folder)
+    instruction = _load(root / f"{task}_direct.txt", results=False)
+    return replace(load_prompts(task, set_name, folder), instruction=instruction)
+
+
+def _folder(task: str, set_name: str, folder: str) -> Path:
+    if task not in TASKS:
+        raise PromptError(f"data.task={task!r}: must be one of {', '.join(TASKS)}")
+    if not folder and set_name not in SETS:
+        raise PromptError(f"prompts.set={set_name!r}: must be one of {', '.join(SETS)}")
+    return Path(folder) if folder else Path(__file__).parent / set_name
 
 
 def _load(path: Path, *, results: bool) -> str:

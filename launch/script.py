@@ -1,0 +1,73 @@
+"""What the entry scripts of single stages share: settings in, Ray up, the work run, everything down again.
+
+Knows nothing of what a stage does. Always holds: Ctrl-C and `ray job stop` end the work where it stands, with status
+130 (a stage keeps what it has made, so the same command goes on from there); bad settings and bad data end it with
+one sentence and status 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.placement import init_ray
+from launch.display import RunDisplay
+from sake_ray.coldstart.teaching import TeacherRefused
+from sake_ray.config.cli import config_or_exit
+from sake_ray.config.config import Config
+from sake_ray.config.plan import describe_plan, totals
+from sake_ray.config.values import ConfigError
+from sake_ray.data.problems import DataError
+
+log = logging.getLogger(__name__)
+STOPPED = 130
+REFUSED = 2
+
+Work = Callable[[Config, Path, RunDisplay], Awaitable[None]]
+"""A stage: settings, run folder, display."""
+
+
+def run_stage(job: str, work: Work, argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> int:
+    """Run a stage as a job of its own; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = config_or_exit(argv, job=job, defaults=defaults)
+    cpus, _ = totals(describe_plan(config))
+    scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
+    try:
+        return asyncio.run(_until_stopped(config, work))
+    except (ConfigError, DataError, TeacherRefused) as error:  # the process boundary
+        sys.stderr.write(f"{job}: {error}\n")
+        return REFUSED
+    finally:
+        ray.shutdown()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+async def _until_stopped(config: Config, work: Work) -> int:
+    run_dir = config.run_dir.resolve()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    display = RunDisplay(run_dir, total_steps=0)
+    task = asyncio.ensure_future(work(config, run_dir, display))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+        display.close("done")
+        return 0
+    log.info("stopped; the same command goes on from there")
+    display.close("stopped")
+    return STOPPED
