@@ -153,14 +153,32 @@ class Learner:
         started = time.perf_counter()
         counts = self._counts(samples)
 
-        def cross_entropy(batch: MicroBatch, log_probs: torch.Tensor) -> LossOutputs:
-            total = -(batch.padded(log_probs) * batch.mask).sum()
-            loss = total / counts.tokens * counts.ranks
+        def mean_cross_entropy(batch: MicroBatch, log_probs: torch.Tensor) -> LossOutputs:
+            loss = _cross_entropy(batch, log_probs) / counts.tokens * counts.ranks
             return LossOutputs(loss, {"loss": loss.detach()})
 
         with self._batches.session():
-            self._accumulate(samples, cross_entropy, counts)
+            self._accumulate(samples, mean_cross_entropy, counts)
         return _timed([self.apply_gradients()], started)
+
+    def sft_loss(self, samples: Sequence[TrainSample]) -> float:
+        """The loss `sft_step` would report on these samples; nothing is trained.
+
+        Images are held for one micro-batch at a time, so that any number of samples can be measured.
+
+        Raises:
+            ValueError: no rank has a sample.
+        """
+        counts = self._counts(samples)
+        total = torch.zeros((), dtype=torch.float64, device=self.settings.device)
+        for rows in self._plan(samples):
+            with self._batches.session(), torch.no_grad():
+                batch = self._build(samples, rows)
+                total += _cross_entropy(batch, self.model(**batch.inputs)[0]).double()
+        # As after `log_probs`: state is read from the shards.
+        cast("FSDPModule", self.model).reshard()
+        dist.all_reduce(total)
+        return float(total) / counts.tokens
 
     def full_params(self) -> dict[str, torch.Tensor]:
         """Hugging Face name → whole float32 parameter on the CPU (rank 0; empty elsewhere)."""
@@ -344,6 +362,11 @@ def start_process_group(
         world_size=ranks,
         timeout=datetime.timedelta(seconds=timeout_s),
     )
+
+
+def _cross_entropy(batch: MicroBatch, log_probs: torch.Tensor) -> torch.Tensor:
+    """The summed cross-entropy of a micro-batch's trained tokens."""
+    return -(batch.padded(log_probs) * batch.mask).sum()
 
 
 def _timed(steps: list[Metrics], started: float) -> Metrics:
