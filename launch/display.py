@@ -43,10 +43,12 @@ class RunDisplay:
         self._state: dict[str, Any] = {"stage": "start", "began": time.time()}
 
     def cold_start(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """A supervised step has ended."""
-        self._set(stage="cold start", done=step, total=total, detail=f"loss {metrics.get('train/loss', 0.0):.3f}")
+        """A supervised step has ended; step 0 is the held-out loss before the first."""
+        names = (("loss", "train/loss"), ("held-out loss", "eval/loss"))
+        detail = ", ".join(f"{name} {metrics[key]:.4f}" for name, key in names if key in metrics)
+        self._set(stage="cold start", done=step, total=total, detail=detail)
         if step % 50 == 0 or step == total:
-            log.info("cold start %d/%d: loss %.4f", step, total, metrics.get("train/loss", 0.0))
+            log.info("cold start %d/%d: %s", step, total, detail)
 
     def progress(self, stage: str, done: int, total: int, what: str) -> None:
         """Part of a stage's work is done: `done` of `total` `what`; a line every few seconds says how fast."""

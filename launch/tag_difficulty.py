@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
     """Carry out one command line; returns the exit status."""
     if any(word.startswith(tuple(f"{name}=" for name in _WORDS)) for word in arguments):
         return tag_saved(arguments)
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(f"{__doc__}\n")
     from launch.display import RunDisplay
     from launch.script import run_stage
 

@@ -43,8 +43,13 @@ class Config:
 
     @property
     def run_dir(self) -> Path:
-        """The run's folder: run.dir, or runs/<job>-<preset>."""
-        return Path(self.run.dir or f"runs/{self.job}-{Path(self.preset).stem}")
+        """The run's folder: run.dir, or runs/JOB-PRESET, then the data set's name and the seed where they matter."""
+        if self.run.dir:
+            return Path(self.run.dir)
+        name = f"{self.job}-{Path(self.preset).stem}"
+        if self.data.root:
+            name += f"-{Path(self.data.root).resolve().name}"
+        return Path("runs") / (f"{name}-seed{self.run.seed}" if self.run.seed else name)
 
     def to_dict(self) -> dict[str, Any]:
         """`{"job": …, "preset": …, section: {field: value}}`, ready for JSON."""

@@ -19,7 +19,7 @@ class RunConfig(Section):
     """Where a run writes, and its seed."""
 
     NAME: ClassVar[str] = "run"
-    dir: str = setting("", "folder of the run; empty: runs/JOB-PRESET", is_path=True)
+    dir: str = setting("", "folder of the run; empty: runs/JOB-PRESET[-DATA][-seedN]", is_path=True)
     seed: int = setting(0, "seed of everything random in the run", low=0, high=2**31 - 1)
 
 
