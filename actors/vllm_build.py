@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.rollout_stats import EngineStats
-from envs.actions import STOP_STRINGS
+from sake_ray.actions import STOP_STRINGS
 
 CPU_STEP_TOKENS = 16384
 """Tokens a CPU engine takes into one step, prompts and images included."""

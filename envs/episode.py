@@ -12,8 +12,8 @@ import dataclasses
 import time
 from dataclasses import dataclass
 
-from envs.actions import ActionLimits, parse_action
 from envs.search_env import SearchEnv
+from sake_ray.actions import ActionLimits, parse_action
 from sake_ray.interfaces import Codec, PolicyClient, SearchClient
 from sake_ray.seeding import derive_seed
 from sake_ray.trajectory import Segment, Trajectory, Turn

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rewards.entities import Claim, Gold, merged
+from rewards.entities import Claim, Gold, mentions
 from rewards.f1 import NOTHING, TaskScores, mixed_f1, task_scores
-from rewards.format import count_searches, released_format, responses_format, trajectory_format
+from rewards.format import released_format, trajectory_format
 from rewards.matching import greedy_pairs, maximum_pairs
 from rewards.parsing import read_answer
+from rewards.replay import replay
 from rewards.retrieval import paper_penalty, released_penalty
 from sake_ray.data.images import Size, processed_size, scale_box
 from sake_ray.trajectory import Trajectory
@@ -55,10 +56,13 @@ class PaperRule:
         return Reward(total, f1, scores.mner, scores.eeg, scores.gmner, float(form), searches, penalty)
 
     def score_responses(self, responses: Sequence[str], gold: Sequence[Gold], sizes: Sizes | None = None) -> Reward:
-        """Score raw turns. `gold` may hold one row per box; without `sizes` no box is scaled."""
-        claims = read_answer(responses[-1]) if responses else None
-        scores = self._f1(None if claims is None else to_original(claims, sizes), merged(gold))
-        return self.total(scores, responses_format(responses), count_searches(responses))
+        """Score raw turns as the environment would have run them; `gold` has one row per box.
+
+        Without `sizes` no box is scaled.
+        """
+        episode = replay(responses)
+        claims = None if episode.answer is None else to_original(claims_of(episode.answer), sizes)
+        return self.total(self._f1(claims, mentions(gold)), episode.form, episode.searches)
 
     def score_trajectory(self, trajectory: Trajectory, sizes: Sizes | None) -> Reward:
         """Score a finished episode from its parsed actions; only searches that were answered count."""
@@ -67,7 +71,7 @@ class PaperRule:
             action = trajectory.turns[-1].action
             if not isinstance(action, Answer):
                 raise ValueError(f"it stopped with an answer, but its last action is {type(action).__name__}")
-            claims = to_original([Claim(e.text, e.type, e.box) for e in action.entities], sizes)
+            claims = to_original(claims_of(action), sizes)
         scores = self._f1(claims, [gold_of(entity) for entity in trajectory.example.entities])
         searches = sum(turn.observation is not None for turn in trajectory.turns)
         return self.total(scores, trajectory_format(trajectory), searches)
@@ -185,6 +189,11 @@ def rule_of(reward: RewardConfig) -> Rule:
             "preset has one weight, so they must add up to 1; change one, or use reward.preset=paper"
         )
     return ReleaseRule(mode=reward.mode, format_penalty=reward.format_weight, iou_threshold=reward.iou_threshold)
+
+
+def claims_of(answer: Answer) -> list[Claim]:
+    """What an answer claims, boxes in the pixels the policy saw."""
+    return [Claim(entity.text, entity.type, entity.box) for entity in answer.entities]
 
 
 def to_original(claims: Sequence[Claim], sizes: Sizes | None) -> list[Claim]:

@@ -6,10 +6,12 @@ most one; a side that is not visible has no box.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sake_ray.data.boxes import Quad
+from sake_ray.data.gold import mention_numbers
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -29,9 +31,15 @@ class Gold:
     boxes: tuple[Quad, ...]
 
 
-def merged(rows: Iterable[Gold]) -> list[Gold]:
-    """Rows of one box each as entities: rows of the same text and type are one, in the order of first mention."""
-    boxes: dict[tuple[str, str], list[Quad]] = {}
-    for row in rows:
-        boxes.setdefault((row.text.strip(), row.type.strip()), []).extend(row.boxes)
-    return [Gold(text, kind, tuple(found)) for (text, kind), found in boxes.items()]
+def mentions(rows: Sequence[Gold]) -> list[Gold]:
+    """Rows of one box or none as entities, in the order of first mention.
+
+    Mentions are told apart as everywhere where gold has no spans (`sake_ray.data.gold.mention_numbers`).
+    """
+    names = [(row.text.strip(), row.type.strip()) for row in rows]
+    numbers = mention_numbers((*name, row.boxes or None) for name, row in zip(names, rows, strict=True))
+    boxes: dict[int, list[Quad]] = {}
+    for number, row in zip(numbers, rows, strict=True):
+        boxes.setdefault(number, []).extend(row.boxes)
+    name_of = dict(zip(numbers, names, strict=True))
+    return [Gold(*name_of[number], tuple(found)) for number, found in boxes.items()]

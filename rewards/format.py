@@ -26,19 +26,6 @@ def trajectory_format(trajectory: Trajectory) -> int:
     return int(isinstance(last, Answer) and all(isinstance(a, TextSearch | ImageSearch) for a in earlier))
 
 
-def responses_format(responses: Sequence[str]) -> int:
-    """The same from raw turns: at most one search of each kind, in either order, then the answer."""
-    if not responses or not answers_only(responses[-1]):
-        return 0
-    kinds = [search_kind(turn) for turn in responses[:-1]]
-    return int(None not in kinds and len(set(kinds)) == len(kinds))
-
-
-def count_searches(responses: Sequence[str]) -> int:
-    """How many turns are a well-formed search: what the environment would have run."""
-    return sum(search_kind(turn) is not None for turn in responses)
-
-
 def released_format(responses: Sequence[str]) -> tuple[int, int]:
     """(format, search turns) as the released code judges them.
 

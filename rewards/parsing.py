@@ -1,11 +1,10 @@
-"""What a policy's raw turns say: tags, and the JSON inside them, read under limits.
+"""What a policy's raw turns say to the released code: tags, and the JSON inside them, read under limits.
 
 Knows nothing of rewards. Always holds: no text makes a reader here raise, and size, depth and number of
 what is read are bounded; a text over a bound reads as malformed. An answer is read whole or not at all.
 
-The environment's own parser decides what an episode does; this one re-reads saved texts, where only the
-answer and the form of the turns matter. It is more tolerant than the environment: words before and after
-an answer do not spoil its entities, only its form.
+Not how the environment reads them, nor how the paper's rule scores them (`sake_ray.actions`): here words before
+and after an answer do not spoil its entities, only its form.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rewards.entities import Claim
-from sake_ray.data.boxes import Quad
 from sake_ray.bounded_json import JsonRefused, parse_json
+from sake_ray.data.boxes import Quad
 from sake_ray.types import SearchKind
 
 SEARCH_TAGS = {SearchKind.TEXT: "text_search", SearchKind.IMAGE: "image_search"}

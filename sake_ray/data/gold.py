@@ -8,7 +8,8 @@ known), and what does not raises `FieldError` with the field's name; nothing is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,6 +206,22 @@ def _entity(rows: list[GoldRow]) -> Entity:
             raise FieldError(row.field, f"{row.text!r} at {row.span} has rows that differ in difficulty or seen")
     boxes = tuple(row.box for row in rows if row.box is not None)
     return Entity(first.text, first.type, boxes, first.coarse_type, first.difficulty, first.seen)
+
+
+def mention_numbers(rows: Iterable[tuple[str, str, object]]) -> list[int]:
+    """Which mention each row (text, type, box or None) of gold without spans belongs to, counted from 0.
+
+    Rows of one text and type are one mention, but none is both visible and not; when a row is repeated exactly, its
+    k-th copy belongs to the k-th mention.
+    """
+    copies: Counter[tuple[str, str, object]] = Counter()
+    numbers: dict[tuple[str, str, bool, int], int] = {}
+    found = []
+    for row in rows:
+        text, kind, box = row
+        found.append(numbers.setdefault((text, kind, box is None, copies[row]), len(numbers)))
+        copies[row] += 1
+    return found
 
 
 def need(row: Mapping[str, Any], key: str, prefix: str = "") -> Any:

@@ -5,8 +5,8 @@ and prepends its instruction when it loads the file). Ground truth is a JSON lis
 one row per box, without spans. Knows nothing of how a picture is decoded. Always holds: every gold entity's
 text occurs in the post; an absolute path in `images` is never followed, only its last part is used.
 
-Rows carry no spans, so mentions are told apart by this rule: rows of one (entity, type) are one entity, and
-when a row is repeated exactly, its k-th copy belongs to the k-th mention.
+Rows carry no spans, so mentions are told apart by `gold.mention_numbers`; there are never more of a text than the
+post has room for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from sake_ray.data import gold
 from sake_ray.data.json_files import parse_json
 from sake_ray.data.problems import DataError, FieldError, Problem, ProblemLog
+from sake_ray.types import Box
 
 COLUMNS = ("prompt", "images", "reward_model", "data_source", "extra_info")
 _NEEDED = ("prompt", "images", "reward_model")
@@ -139,9 +140,7 @@ def _gold_rows(reward_model: Any, task: str, text: str, size: gold.Size | None) 
         raise FieldError(field, "is not a JSON list of {entity, type, bbox}")
     if len(rows) > gold.MAX_ROWS:
         raise FieldError(field, f"{len(rows)} rows are more than the {gold.MAX_ROWS} a post may have")
-    copies: Counter[tuple[Any, ...]] = Counter()
-    mentions: dict[tuple[str, str, int], int] = {}
-    checked = []
+    checked: list[tuple[str, str, str, Box | None]] = []
     for at, row in enumerate(rows):
         where = f"{field}[{at}]"
         if not isinstance(row, dict):
@@ -151,14 +150,17 @@ def _gold_rows(reward_model: Any, task: str, text: str, size: gold.Size | None) 
             raise FieldError(f"{where}.entity", f"{entity!r:.80} does not occur in the post {text!r:.200}")
         kind = gold.check_type(gold.need(row, "type", f"{where}."), task, f"{where}.type")
         box = gold.check_box(gold.need(row, "bbox", f"{where}."), size, f"{where}.bbox")
-        key = (_plain(entity), kind, box)
-        copy = copies[key]
-        copies[key] += 1
-        # The span only has to tell mentions apart here; rows say no positions.
-        mention = mentions.setdefault((key[0], kind, copy), len(mentions))
-        coarse = gold.check_coarse(None, kind, task)
-        checked.append(gold.GoldRow(where, (mention, mention), key[0], kind, coarse, box))
-    return checked
+        checked.append((where, _plain(entity), kind, box))
+    mentions = gold.mention_numbers((name, kind, box) for _, name, kind, box in checked)
+    names = dict(zip(mentions, (name for _, name, _, _ in checked), strict=True))
+    for name, count in Counter(names.values()).items():
+        if count > text.count(name):
+            raise FieldError(field, f"marks {count} mentions of {name!r:.80}, the post {text!r:.200} has fewer")
+    # The span only has to tell mentions apart here; rows say no positions.
+    return [
+        gold.GoldRow(where, (mention, mention), name, kind, gold.check_coarse(None, kind, task), box)
+        for mention, (where, name, kind, box) in zip(mentions, checked, strict=True)
+    ]
 
 
 def _plain(text: str) -> str:

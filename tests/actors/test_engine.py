@@ -19,7 +19,7 @@ from actors.vision_ban import VISION_TOKENS
 from actors.vllm_build import CPU_STEP_TOKENS, EngineConfig
 from actors.vllm_engine import EngineLost, VllmEngine
 from actors.weight_sync import ShmWeightSync, WeightSyncError
-from envs.actions import STOP_STRINGS
+from sake_ray.actions import STOP_STRINGS
 from sake_ray.types import Completion
 from tests.tiny_model import make_tiny_model
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.episode import EpisodeLimits, run_episode
 from rewards.cases import read_case
-from rewards.composite import PaperRule, ReleaseRule, Scorer, ScoringError, Sizes, rule_of
-from rewards.entities import Gold
+from rewards.composite import PaperRule, ReleaseRule, Scorer, ScoringError, Sizes, gold_rows, rule_of
 from sake_ray.config import RewardConfig
 from sake_ray.trajectory import Trajectory, Turn
 from sake_ray.types import (
@@ -30,6 +31,7 @@ from sake_ray.types import (
     StopReason,
     TextSearch,
 )
+from tests.envs.test_episode import PadCodec, PictureSearch, ScriptedPolicy
 
 PIXELS = {"min_pixels": 100 * 100, "max_pixels": 100 * 100}
 SEEN = Observation(SearchKind.TEXT, ())
@@ -113,18 +115,82 @@ def test_the_paper_reward_does_not_depend_on_the_order_of_the_answer(order: list
     assert Scorer(PaperRule(), **PIXELS).score(trajectory((mixed, None))).gmner_f1 == pytest.approx(2 / 3)
 
 
-@given(st.sampled_from([0, 1, 2]), st.booleans())
-def test_raw_turns_score_as_the_trajectory_they_came_from(searches: int, right: bool) -> None:
-    last = RIGHT if right else Answer(())
-    asked: list[tuple[Action, Observation | None]] = [(TextSearch(("a",)), SEEN), (ImageSearch(("b",)), SEEN)]
-    episode = trajectory(*asked[:searches], (last, None))
-    rows = [
-        Gold("Ada", "PER", ((0, 0, 100, 100),)),
-        Gold("Rome", "LOC", ()),
-        Gold("Ada", "PER", ((100, 100, 200, 200),)),
-    ]
-    raw = PaperRule().score_responses([t.text for t in episode.turns], rows, Sizes((100, 100), (200, 200)))
-    assert raw == Scorer(PaperRule(), **PIXELS).score(episode)
+BOXES = [Box(40 * i, 0, 40 * i + 40, 60) for i in range(3)]
+_types = st.sampled_from(["PER", "LOC"])
+
+
+@st.composite
+def gold_entities(draw: st.DrawFn) -> tuple[Entity, ...]:
+    """Mentions, some of one text and type: what one of those shows, the next shows too or shows less of."""
+    found = []
+    for name in draw(st.lists(st.tuples(st.sampled_from(["Ada", "Rome"]), _types), unique=True, max_size=2)):
+        found += [Entity(*name, tuple(BOXES[:count])) for count in draw(st.lists(st.integers(0, 3), max_size=3))]
+    return tuple(draw(st.permutations(found)))
+
+
+def mostly(usual: st.SearchStrategy[str], *odd: str) -> st.SearchStrategy[str]:
+    return st.integers(0, 9).flatmap(lambda draw: st.sampled_from(odd) if draw == 0 else usual)
+
+
+_claims = st.fixed_dictionaries(
+    {
+        "entity": st.sampled_from(["Ada", " ada", "Rome"]),
+        "type": _types,
+        "box2d": st.sampled_from([[], [0, 0, 20, 30], [20.5, 0, 40, 29.9]]),
+    }
+)
+_answers = mostly(
+    st.lists(_claims, min_size=1, max_size=4).map(json.dumps),
+    *(f'[{{"entity": "Ada", "type": "PER", "box2d": {box}}}]' for box in ("[1e9, 0, 1, 1]", "[1]", "null", "[NaN]")),
+    '[{"entity": " ", "type": "PER", "box2d": []}]', '[{"entity": "Ada"}]', "[]", "{}", "[",
+)  # fmt: skip
+_queries = mostly(
+    st.sampled_from(['[{"query": "a"}]', '["Ada"]', '[{"q": "a"}]']),
+    '[{"query": " "}]', "[]", '"a"', '["a", "b", "c", "d", "e", "f"]', '[{"query": 1}]',
+)  # fmt: skip
+
+
+def turn(tag: str) -> st.SearchStrategy[str]:
+    body = _answers if tag == "answer" else _queries
+    reason = mostly(st.just("<reason>r</reason>"), "", "so <reason>r</reason>", "<reason>r", "<reason>r</reason>" * 2)
+    words = mostly(st.just(""), " so ", "<answer>[]</answer>", '<text_search>["b"]</text_search>')
+    end = mostly(st.just(""), "\n", "done", "<answer>[]</answer>")
+    return st.builds(lambda r, w, b, e: f"{r}{w}<{tag}>{b}</{tag}>{e}", reason, words, body, end)
+
+
+_searches = st.lists(st.sampled_from(["text_search", "image_search"]), max_size=2)
+_texts = _searches.flatmap(lambda tags: st.tuples(*map(turn, [*tags, "answer", "answer", "answer"][:3])))
+
+
+@settings(max_examples=200)
+@given(texts=_texts, entities=gold_entities(), room=st.sampled_from([10_000, 60, 60, 60]))
+def test_raw_turns_score_as_the_episode_they_came_from(
+    texts: tuple[str, ...], entities: tuple[Entity, ...], room: int
+) -> None:
+    """What `launch/score.py preset=paper` says of saved turns is what training said, whatever a policy wrote."""
+    episode = asyncio.run(
+        run_episode(
+            Example("post", "words", ImageRef("", 200, 200), entities),
+            policy=ScriptedPolicy(*texts),
+            codec=PadCodec(answer=room),
+            search=PictureSearch(),
+            limits=EpisodeLimits(max_tokens=2_000),
+            seed=0,
+            trajectory_id="t",
+        )
+    )
+    rows = [row for entity in entities for row in gold_rows(entity)]
+    turns = [turn.text for turn in episode.turns]
+    for mode in ("EM", "MultiEM"):
+        rule = PaperRule(mode=mode, gamma=0.0)  # so that each search counts
+        assert rule.score_responses(turns, rows, Sizes((100, 100), (200, 200))) == Scorer(rule, **PIXELS).score(episode)
+
+
+def test_two_mentions_answered_twice_are_right() -> None:
+    twice = (Entity("Ada", "PER"), Entity("Ada", "PER"))
+    answer = text_of(Answer(tuple(PredictedEntity("Ada", "PER", None) for _ in twice)))
+    rows = [row for entity in twice for row in gold_rows(entity)]
+    assert PaperRule().score_responses([answer], rows).f1 == 1.0
 
 
 def test_the_release_takes_each_gold_box_for_an_entity() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.entities import Claim, Gold, merged
+from rewards.entities import Claim, Gold, mentions
 from rewards.f1 import TaskScores, f1_score, mixed_f1, task_scores
 from rewards.matching import Task, candidates, greedy_pairs, is_right, maximum_pairs
 from sake_ray.data.boxes import iou
@@ -103,10 +103,8 @@ def test_the_mix() -> None:
         mixed_f1(scores, "em", (0.25, 0.25, 0.5))
 
 
-def test_rows_of_one_text_and_type_are_one_entity() -> None:
-    rows = [Gold("A", "T", ((0, 0, 1, 1),)), Gold("B", "T", ()), Gold("A ", "T", ((2, 2, 3, 3),)), Gold("A", "U", ())]
-    assert merged(rows) == [
-        Gold("A", "T", ((0, 0, 1, 1), (2, 2, 3, 3))),
-        Gold("B", "T", ()),
-        Gold("A", "U", ()),
-    ]
+def test_rows_of_one_text_and_type_are_one_entity_and_copies_of_a_row_are_mentions() -> None:
+    one, two = (0, 0, 1, 1), (2, 2, 3, 3)
+    rows = [Gold("A", "T", (one,)), Gold("B", "T", ()), Gold("A ", "T", (two,)), Gold("A", "U", ()), Gold("A", "T", ())]
+    assert mentions(rows) == [Gold("A", "T", (one, two)), Gold("B", "T", ()), Gold("A", "U", ()), Gold("A", "T", ())]
+    assert mentions([*rows[:2], rows[0], rows[1]]) == [rows[0], rows[1], rows[0], rows[1]]

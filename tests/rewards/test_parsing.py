@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.entities import Claim
-from rewards.format import count_searches, released_format, responses_format
+from rewards.format import released_format
 from rewards.parsing import MAX_ITEMS, MAX_TEXT, answers_only, read_answer, search_kind
 from sake_ray.types import SearchKind
 
@@ -32,11 +32,8 @@ def search(tag: str, value: object) -> str:
 def test_no_text_makes_a_reader_raise(turns: list[str]) -> None:
     claims = read_answer(turns[-1])
     assert claims is None or len(claims) <= MAX_ITEMS
-    assert count_searches(turns) <= len(turns)
     form, searches = released_format(turns)
     assert form <= int(claims is not None)
-    # What the release calls well-formed is well-formed for the paper's rule too.
-    assert form <= responses_format(turns)
     assert searches == len(turns) - 1 or len(turns) == 1
 
 
@@ -106,13 +103,11 @@ def test_searches() -> None:
         assert search_kind(search("text_search", value)) is None
 
 
-def test_either_order_of_searches_is_well_formed_and_only_one_is_in_the_release() -> None:
+def test_the_release_takes_two_searches_in_one_order_only() -> None:
     text, image = search("text_search", [{"query": "a"}]), search("image_search", [{"query": "a"}])
     last = answer([])
-    assert [responses_format(t) for t in ([last], [text, last], [image, last])] == [1, 1, 1]
-    assert [responses_format(t) for t in ([image, text, last], [text, image, last], [text, text, last])] == [1, 1, 0]
+    assert [released_format(t)[0] for t in ([last], [text, last], [image, last])] == [1, 1, 1]
     assert [released_format(t)[0] for t in ([image, text, last], [text, image, last], [text, text, last])] == [1, 0, 0]
-    assert [responses_format(t) for t in ([], [text], [last, last], [text, "?", last])] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("turns", [0, 4])

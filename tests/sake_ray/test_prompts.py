@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.actions import parse_action
+from sake_ray.actions import parse_action
 from sake_ray.prompts import SETS, TASKS, PromptError, Prompts, load_prompts
 from sake_ray.types import Answer, Example, ImageRef, ImageSearch, Observation, QueryResult, SearchKind, TextSearch
 

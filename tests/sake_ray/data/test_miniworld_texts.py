@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.actions import parse_action
+from sake_ray.actions import parse_action
 from sake_ray.data.miniworld import BoardPost, WorldEntity, cell_box, make_posts, make_world
 from sake_ray.data.miniworld_texts import (
     Lesson,

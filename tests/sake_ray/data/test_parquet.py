@@ -18,7 +18,7 @@ from sake_ray.data.loading import load_split
 from sake_ray.data.problems import DataError
 from sake_ray.types import Box, Entity
 
-GOLD = [
+GOLD: list[dict[str, Any]] = [
     {"entity": "Ann Lee", "type": "PER", "bbox": [0, 0, 10, 30]},
     {"entity": "Ann Lee", "type": "PER", "bbox": [20, 1, 40, 30]},
     {"entity": "Oslo", "type": "LOC", "bbox": []},
@@ -80,6 +80,12 @@ def test_a_repeated_row_is_another_mention(tmp_path: Path) -> None:
     assert example.entities == (ann, ann, Entity("Oslo", "LOC"))
 
 
+def test_a_mention_that_is_visible_is_another_than_one_that_is_not(tmp_path: Path) -> None:
+    row = _row(reward_model={"ground_truth": json.dumps([GOLD[0], {**GOLD[0], "bbox": []}])})
+    (example,) = load_split(_write(tmp_path, row), "train").examples
+    assert example.entities == (Entity("Ann Lee", "PER", (Box(0, 0, 10, 30),)), Entity("Ann Lee", "PER"))
+
+
 def test_an_instruction_before_the_image_mark_is_no_part_of_the_post(tmp_path: Path) -> None:
     row = _row(prompt=[{"role": "user", "content": "Find the entities. <image> Ann Lee in Oslo"}])
     (example,) = load_split(_write(tmp_path, row), "train").examples
@@ -103,6 +109,7 @@ def test_an_instruction_before_the_image_mark_is_no_part_of_the_post(tmp_path: P
             {"reward_model": {"ground_truth": '[{"entity": "Oslo", "type": "LOC", "bbox": [0, 0, 41, 9]}]'}},
             "region_box of 'Oslo'.*outside the image",
         ),
+        ({"reward_model": {"ground_truth": json.dumps([GOLD[2], GOLD[2]])}}, "marks 2 mentions of 'Oslo'"),
         ({"prompt": [{"role": "system", "content": "hello"}]}, "prompt: 0 user messages"),
         ({"images": []}, "images: is not a list with one"),
         ({"images": [{"path": "a/..", "bytes": _jpeg()}]}, "images.0..path: '..' is not a plain file name"),

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from rewards.composite import gold_of, gold_rows
+from rewards.entities import mentions
 from sake_ray.data.fmnerg import FMNERG_COARSE, FMNERG_TYPES
 from sake_ray.data.loading import ReadOptions, load_split, read_released
+from sake_ray.data.problems import LoadResult
 
 POSTS = {"train": 7000, "dev": 1500, "test": 1500}
 TWITTER17 = {"train": 2988, "dev": 623, "test": 662}
 ENTITIES_AND_BOXES = {"train": (11779, 5723), "dev": (2450, 1171), "test": (2543, 1254)}
 
 
+@functools.cache
+def whole(shared: Path, split: str) -> LoadResult:
+    return load_split(shared / "data" / "twitter_gmner", split, images="standin")
+
+
 @pytest.mark.parametrize("split", POSTS)
 def test_twitter_gmner_breaks_no_rule(shared: Path, split: str) -> None:
-    counts = load_split(shared / "data" / "twitter_gmner", split, images="standin").counts
+    counts = whole(shared, split).counts
     assert (counts["posts"], counts["kept"], counts["skipped"]) == (POSTS[split], POSTS[split], 0)
     assert (counts["entities"], counts["boxes"]) == ENTITIES_AND_BOXES[split]
     assert counts["boxes_unchecked"] == 0
@@ -48,10 +58,18 @@ def test_the_released_gold_of_both_tasks_marks_the_same_spans(shared: Path) -> N
 
 def test_the_original_layout_gives_the_same_examples_as_the_converted_gold(shared: Path) -> None:
     original = load_split(shared / "data" / "nustm_sample", "dev", images="standin").examples
-    converted = load_split(shared / "data" / "twitter_gmner", "dev", images="standin").examples
+    converted = whole(shared, "dev").examples
     by_id = {example.id: example for example in converted}
     assert len(original) == 60
     for example in original:
         twin = by_id[example.id]
         assert (example.text, example.entities) == (twin.text, twin.entities)
         assert (example.image.width, example.image.height) == (twin.image.width, twin.image.height)
+
+
+@pytest.mark.parametrize("split", POSTS)
+def test_real_gold_without_spans_tells_the_same_entities_apart(shared: Path, split: str) -> None:
+    """What re-scoring a saved rollout and the RL parquet rely on."""
+    for example in whole(shared, split).examples:
+        rows = [row for entity in example.entities for row in gold_rows(entity)]
+        assert Counter(mentions(rows)) == Counter(map(gold_of, example.entities)), example.id

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from envs.actions import ACTION_TAGS, ActionLimits, MalformedReason, parse_action
+from sake_ray.actions import ACTION_TAGS, ActionLimits, MalformedReason, parse_action
 from sake_ray.types import Answer, ImageSearch, Malformed, PredictedEntity, TextSearch
 
 REASON = "<reason>think</reason>"
