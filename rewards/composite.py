@@ -170,9 +170,14 @@ def rule_of(reward: RewardConfig) -> Rule:
     """The rule a reward section describes.
 
     Raises:
-        ValueError: an unknown preset, or weights that the release preset has no place for.
+        ValueError: an unknown preset, or settings that the preset has no place for.
     """
+    mix = (reward.mner_weight, reward.eeg_weight, reward.gmner_weight)
     if reward.preset == "paper":
+        if reward.use_search_count_penalty:
+            raise ValueError(
+                "reward.use_search_count_penalty=true: the paper's rule has reward.search_weight instead; leave it out"
+            )
         return PaperRule(
             mode=reward.mode,
             f1_weight=reward.f1_weight,
@@ -180,6 +185,7 @@ def rule_of(reward: RewardConfig) -> Rule:
             search_weight=reward.search_weight,
             gamma=reward.gamma,
             iou_threshold=reward.iou_threshold,
+            mix=mix,
         )
     if reward.preset != "release":
         raise ValueError(f"reward.preset={reward.preset!r} is not one of paper, release")
@@ -188,7 +194,13 @@ def rule_of(reward: RewardConfig) -> Rule:
             f"reward.f1_weight={reward.f1_weight} and reward.format_weight={reward.format_weight}: the release "
             "preset has one weight, so they must add up to 1; change one, or use reward.preset=paper"
         )
-    return ReleaseRule(mode=reward.mode, format_penalty=reward.format_weight, iou_threshold=reward.iou_threshold)
+    return ReleaseRule(
+        mode=reward.mode,
+        format_penalty=reward.format_weight,
+        use_search_count_penalty=reward.use_search_count_penalty,
+        iou_threshold=reward.iou_threshold,
+        mix=mix,
+    )
 
 
 def claims_of(answer: Answer) -> list[Claim]:

@@ -30,6 +30,7 @@ def check_combinations(config: Config) -> None:
     """
     _check_paths(config)
     _check_sizes(config)
+    _check_reward(config)
     _check_engines(config)
     _check_sampling(config)
     _check_training(config)
@@ -87,9 +88,16 @@ def _check_sizes(config: Config) -> None:
     if learner.row_tokens > learner.micro_batch_tokens:
         why = f"a row exceeds learner.micro_batch_tokens={learner.micro_batch_tokens}"
         _refuse("learner.row_tokens", learner.row_tokens, why, learner.micro_batch_tokens)
-    if config.reward.preset == "release" and episode.max_turns > RELEASED_MAX_TURNS:
+
+
+def _check_reward(config: Config) -> None:
+    reward, max_turns = config.reward, config.episode.max_turns
+    if reward.preset == "release" and max_turns > RELEASED_MAX_TURNS:
         why = f"reward.preset=release scores at most {RELEASED_MAX_TURNS} turns and stops the run at a longer episode"
-        _refuse("episode.max_turns", episode.max_turns, why, RELEASED_MAX_TURNS)
+        _refuse("episode.max_turns", max_turns, why, RELEASED_MAX_TURNS)
+    if reward.preset == "paper" and reward.use_search_count_penalty:
+        why = "only reward.preset=release knows it; the paper's search term is reward.search_weight"
+        _refuse("reward.use_search_count_penalty", True, why, False)
 
 
 def _check_engines(config: Config) -> None:

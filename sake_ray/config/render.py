@@ -20,19 +20,21 @@ from sake_ray.config.values import Section, Value, field_types, show
 
 
 def help_text(config: Config, program: str) -> str:
-    """Every field, grouped by section, with its value under `config` and its meaning."""
+    """Every field, by section, with its value under `config`, its default where that is another, and its meaning."""
     lines = [
         f"usage: {program} [preset=NAME] [section.field=value ...] [--dry-run] [--help]",
         "",
         f"Presets: {', '.join(preset_names())}, or the path of a .yaml file.",
-        f"Below: every setting, the value it has with preset={config.preset} unless you give another, and its meaning.",
+        f"Below: every setting, the value it has with preset={config.preset} unless you give another, its default (where",
+        "that is not the same), and its meaning.",
     ]
     for section in SECTIONS:
         lines += ["", f"{section.NAME}: {_summary(section)}"]
         part = getattr(config, section.NAME)
         for field in dataclasses.fields(section):
-            value = show(getattr(part, field.name)) or '""'
-            lines.append(f"  {section.NAME}.{field.name}={value}")
+            value, default = (show(v) or '""' for v in (getattr(part, field.name), field.default))
+            differs = "" if value == default else f"  (default {default})"
+            lines.append(f"  {section.NAME}.{field.name}={value}{differs}")
             lines.append(f"      {_kind(section, field)}: {field.metadata['help']}")
     return "\n".join(lines) + "\n"
 

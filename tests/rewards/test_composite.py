@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -213,8 +214,24 @@ def test_the_configuration_gives_the_rule() -> None:
     assert rule_of(RewardConfig()) == PaperRule()
     release = RewardConfig(preset="release", mode="MultiEM", f1_weight=0.8, format_weight=0.2)
     assert rule_of(release) == ReleaseRule(mode="MultiEM", format_penalty=0.2)
+    weights = RewardConfig(preset="release", mner_weight=0.1, eeg_weight=0.2, gmner_weight=0.7)
+    flagged = dataclasses.replace(weights, use_search_count_penalty=True)
+    assert rule_of(flagged) == ReleaseRule(use_search_count_penalty=True, mix=(0.1, 0.2, 0.7))
+    assert rule_of(dataclasses.replace(weights, preset="paper")) == PaperRule(mix=(0.1, 0.2, 0.7))
+    with pytest.raises(ValueError, match=r"use_search_count_penalty=true.*search_weight"):
+        rule_of(RewardConfig(use_search_count_penalty=True))
     with pytest.raises(ValueError, match=r"reward.f1_weight=0.5 .* add up to 1"):
         rule_of(RewardConfig(preset="release", f1_weight=0.5))
+
+
+def test_no_setting_of_the_reward_is_dead() -> None:
+    other = {"preset": "release", "mode": "MultiEM", "use_search_count_penalty": True}
+    for field in dataclasses.fields(RewardConfig):
+        if field.name in ("workers", "cpus_per_worker"):
+            continue
+        changed: dict[str, Any] = {field.name: other.get(field.name, 0.75)}
+        base = RewardConfig(preset="release" if field.name == "use_search_count_penalty" else "paper")
+        assert rule_of(dataclasses.replace(base, **changed)) != rule_of(base), field.name
 
 
 def test_release_equals_the_golden_vectors(shared: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_real_models_train_with_the_published_hyper_parameters(preset: str) 
         ("learner.minibatches=17", ["learner.minibatches=17", "nearest: learner.minibatches=16"]),
         ("data.min_pixels=2000000", ["data.min_pixels=2000000", "max_pixels"]),
         ("tracking.backends=tensorboard,wnadb", ["wnadb", "nearest: tracking.backends=wandb"]),
+        ("reward.use_search_count_penalty=true", ["preset=release", "nearest: reward.use_search_count_penalty=false"]),
     ],
 )
 def test_what_cannot_be_is_refused_with_field_value_and_a_way_out(
