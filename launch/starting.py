@@ -23,7 +23,7 @@ from typing import Any
 
 from actors.sft_trainer import fine_tune
 from launch.building import build_secot, identity
-from launch.datasets import DataSet, cache_folder, load_miniworld
+from launch.job_data import DataSet, cache_folder, load_miniworld
 from launch.display import RunDisplay
 from launch.tagging import TAGS, model_fingerprint, sampling_settings, tag_posts
 from sake_ray.coldstart.difficulty import post_difficulty

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     from launch.script import run_stage
 
     async def work(config: Config, run_dir: Path, display: RunDisplay) -> None:
-        from launch.datasets import load_data
+        from launch.job_data import load_data
         from launch.starting import base_model
         from launch.tagging import TAGS, tag_posts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,3 +105,10 @@ def test_rewards_import_in_well_under_a_second() -> None:
 def test_every_folder_with_modules_is_a_package() -> None:
     for path in SOURCES:
         assert (path.parent / "__init__.py").is_file(), f"{name_of(path.parent)} has modules but no __init__.py"
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "launch").glob("*.py")), ids=name_of)
+def test_no_script_hides_a_library(path: Path) -> None:
+    """The folder of the script that is run comes first on the import path: `launch/datasets.py` hid the library."""
+    if path.stem != "__init__":
+        assert importlib.util.find_spec(path.stem) is None

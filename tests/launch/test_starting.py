@@ -17,7 +17,7 @@ import pytest
 
 from actors.sft_trainer import SftResult
 from launch import starting
-from launch.datasets import DataSet, load_data
+from launch.job_data import DataSet, load_data
 from launch.display import RunDisplay
 from launch.starting import Start, base_model_folder, starting_point
 from sake_ray.coldstart.difficulty import EntityTag

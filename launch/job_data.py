@@ -1,5 +1,6 @@
 """From the configuration to posts: MiniWorld written on first use, or a data set of the user's own.
 
+Not called datasets.py: a script's own folder comes first on the import path, and would hide the library of that name.
 Knows nothing of actors. Always holds: a job's posts are checked before any actor starts.
 """
 

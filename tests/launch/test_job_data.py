@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from launch.datasets import cache_folder, load_data, load_miniworld, world_folder
+from launch.job_data import cache_folder, load_data, load_miniworld, world_folder
 from sake_ray.config import Config, DataConfig, EvalConfig, RunConfig, WorldConfig
 from sake_ray.data.problems import DataError
 
@@ -80,7 +80,7 @@ def test_a_bad_row_stops_the_job_or_is_left_out_and_told(
     data = write(tmp_path / "own", train=[row("1", "Ada"), bad], dev=[row("3", "Eve")])
     with pytest.raises(DataError, match="difficulty"):
         load_data(replace(config, data=data))
-    with caplog.at_level(logging.WARNING, logger="launch.datasets"):
+    with caplog.at_level(logging.WARNING, logger="launch.job_data"):
         own = load_data(replace(config, data=replace(data, on_bad="skip")))
     assert [post.id for post in own.train] == ["1"]
     assert "train.json" in caplog.text and "difficulty" in caplog.text
