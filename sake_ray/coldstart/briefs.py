@@ -62,5 +62,5 @@ def draw(briefs: Sequence[Brief], count: int, seed: int) -> list[Brief]:
 def _tool(tag: EntityTag | None, tools: str) -> Need:
     if tools in _ONE_TOOL:
         return _ONE_TOOL[tools]
-    # Each half was right in some sample, though never both in one: nothing says which to trust.
+    # Each half was right in some sample, though not both in all: nothing says which to trust.
     return Need.BOTH if tag is None or tag.is_search is Need.NONE else tag.is_search

@@ -93,8 +93,15 @@ async def sample_posts(
     settings: SamplingSettings,
     on_post: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Ask for every post that the file lacks; `on_post` hears how many are done."""
+    """Ask for every post that the file lacks; `on_post` hears how many are done.
+
+    Raises:
+        DataError: a post of the file was sampled with other gold; said before anything is asked for.
+    """
     missing = [example for example in examples if example.id not in file.posts]
+    for example in examples:
+        if example.id in file.posts:
+            file.samples_of(example)
     done = len(examples) - len(missing)
     on_post(done, len(examples))
     room = asyncio.Semaphore(settings.in_flight)
@@ -108,9 +115,13 @@ async def sample_posts(
         done += 1
         on_post(done, len(examples))
 
-    async with asyncio.TaskGroup() as tasks:
-        for example in missing:
-            tasks.create_task(one(example))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for example in missing:
+                tasks.create_task(one(example))
+    except ExceptionGroup as group:
+        # Several posts fail of one cause; one of them says it all.
+        raise group.exceptions[0] from group
 
 
 def answer_of(trajectory: Trajectory, settings: SamplingSettings) -> Sample:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sake_ray.data.problems import DataError
+from sake_ray.data.json_files import parse_json, read_text
+from sake_ray.data.problems import DataError, FieldError
 
 SETTINGS = "settings.json"
 
@@ -26,18 +27,28 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
     if not path.exists():
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(dict(identity), indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
+        write_json(path, identity)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = parse_json(read_text(path))
+    except FieldError as error:
+        raise DataError(f"{path}: {error}; choose another run.dir, or remove the folder") from error
     wanted = json.loads(json.dumps(dict(identity)))
-    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds no settings; choose another run.dir, or remove the folder")
+    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if differing:
         raise DataError(
             f"{folder} was made with other settings ({', '.join(differing)} differ); choose another run.dir, or remove "
             "the folder"
         )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object: the whole file, or none of it."""
+    scratch = path.with_name(f"{path.name}.unfinished")
+    scratch.write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
 
 
 class GrowingFile:

@@ -22,7 +22,7 @@ from sake_ray.coldstart.difficulty import EntityTag, Guess, Sample, tag_entity
 from sake_ray.coldstart.teaching import Need
 from sake_ray.data.boxes import Quad
 from sake_ray.data.json_files import MAX_FILE_BYTES, read_values
-from sake_ray.data.problems import DataError, FieldError, ProblemLog
+from sake_ray.data.problems import DataError, FieldError
 from sake_ray.types import Difficulty, Example
 
 MAX_SAMPLES = 1_000
@@ -65,8 +65,7 @@ def read_samples(path: Path) -> Iterator[SampledPost]:
     Raises:
         DataError: the file cannot be read, or an element's gold or form is wrong; says where.
     """
-    broken = ProblemLog("stop")
-    for index, (line, value) in enumerate(read_values(path, broken, max_value_chars=MAX_FILE_BYTES)):
+    for index, (line, value) in enumerate(read_values(path, max_value_chars=MAX_FILE_BYTES)):
         try:
             yield from read_element(value)
         except FieldError as error:
@@ -118,7 +117,7 @@ def read_tags(path: Path) -> dict[str, PostTags]:
         DataError: the file cannot be read or a line is wrong; says where.
     """
     found: dict[str, PostTags] = {}
-    for line, value in read_values(path, ProblemLog("stop")):
+    for line, value in read_values(path):
         try:
             post = _tags(value)
         except FieldError as error:
@@ -207,15 +206,12 @@ def _post(value: Any, where: str, task: str, n: int) -> SampledPost:
 
 def _gold(value: Any, where: str) -> GoldEntry:
     row = _object(value, where)
-    text, kind = row.get("phrase"), row.get("entity_type")
-    for name, found in (("phrase", text), ("entity_type", kind)):
-        if not isinstance(found, str):
-            raise FieldError(f"{where}.{name}", f"{found!r:.40} is not a string")
+    text, kind = _string(row, "phrase", where), _string(row, "entity_type", where)
     box = row.get("region_box")
     quad = _quad(box)
     if quad is None and box != []:
         raise FieldError(f"{where}.region_box", f"{box!r:.60} is neither four numbers nor []")
-    return GoldEntry(str(text), str(kind), () if quad is None else (quad,))
+    return GoldEntry(text, kind, () if quad is None else (quad,))
 
 
 def _sample(value: Any) -> Sample:
@@ -260,16 +256,25 @@ def _tags(value: Any) -> PostTags:
                 raise FieldError(f"entities[{at}].{key}", f"{count!r:.40} is not a count from 0 to n={n}")
         tag = EntityTag(n, int(counts[0] or 0), int(counts[1] or 0), int(counts[2] or 0))
         _check_derived(entity, tag, f"entities[{at}]")
-        names.append((str(entity.get("entity")), str(entity.get("type"))))
+        names.append((_string(entity, "entity", f"entities[{at}]"), _string(entity, "type", f"entities[{at}]")))
         tags.append(tag)
     return PostTags(post_id, tuple(names), tuple(tags))
 
 
 def _check_derived(entity: Mapping[str, Any], tag: EntityTag, where: str) -> None:
     """The written tag and difficulty must be those its counts give; a line edited by hand may not be."""
+    if tag.hits > min(tag.hit_text, tag.hit_image):
+        raise FieldError(f"{where}.hits", f"{tag.hits} are more than its hit_text or hit_image")
     for name, expected in (("is_search", Need(tag.is_search)), ("difficulty", Difficulty(tag.difficulty))):
         if entity.get(name) != str(expected):
             raise FieldError(f"{where}.{name}", f"{entity.get(name)!r:.40} does not follow from its counts: {expected}")
+
+
+def _string(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise FieldError(f"{where}.{key}", f"{value!r:.40} is not a string")
+    return value
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ table show; counts add up to the number of entities.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.coldstart.difficulty import EntityTag, post_difficulty
+from sake_ray.coldstart.stage_folder import write_json
 from sake_ray.coldstart.teaching import Need
 from sake_ray.types import Difficulty, Example
 
@@ -72,14 +72,17 @@ class TagReport:
         )
 
     def agreement(self) -> dict[str, dict[str, float]]:
-        """Precision and recall of `known` and `unknown` against the data set's own marks."""
+        """Precision and recall of `known` and `unknown` against the data set's own marks, of those it has.
+
+        The precision of what was never said is 0: a tag that finds none of its entities does not go unseen.
+        """
         result = {}
         for name in (str(Difficulty.KNOWN), str(Difficulty.UNKNOWN)):
             said = sum(row[name] for row in self.marks.values())
             true = sum(self.marks.get(name, {}).values())
             right = self.marks.get(name, {}).get(name, 0)
-            if said and true:
-                result[name] = {"precision": right / said, "recall": right / true}
+            if true:
+                result[name] = {"precision": right / max(said, 1), "recall": right / true}
         return result
 
     def table(self) -> str:
@@ -101,12 +104,12 @@ class TagReport:
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:
-        """`report.json`, `report.md` and `hits.png`."""
-        content: dict[str, Any] = {**vars(self), "agreement": self.agreement()}
-        (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        """`hits.png`, `report.md` and, last and whole, `report.json`: where that is, the stage is done."""
+        self._draw(folder / "hits.png")
         text = f"# Difficulty tags, n = {self.n}\n\n```\n{self.table()}```\n\n![counts of hits](hits.png)\n"
         (folder / "report.md").write_text(text, encoding="utf-8")
-        self._draw(folder / "hits.png")
+        content: dict[str, Any] = {**vars(self), "agreement": self.agreement()}
+        write_json(folder / "report.json", content)
 
     def _draw(self, path: Path) -> None:
         import matplotlib

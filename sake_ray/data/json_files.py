@@ -54,15 +54,16 @@ def parse_json(text: str, *, field: str = "json", max_chars: int = MAX_VALUE_CHA
 
 
 def read_values(
-    path: Path, log: ProblemLog, *, max_value_chars: int = MAX_VALUE_CHARS
+    path: Path, log: ProblemLog | None = None, *, max_value_chars: int = MAX_VALUE_CHARS
 ) -> Iterator[tuple[int, Any]]:
     """The values of a JSON list or of a JSON-lines file, each with the line it starts on.
 
-    A broken line of a JSON-lines file is a problem of that line. A syntax error inside a JSON list makes
-    the rest unreadable, so it raises whatever `on_bad` says.
+    A broken line of a JSON-lines file is a problem of that line; without a `log` it raises, for files none of whose
+    lines may be missing. A syntax error inside a JSON list makes the rest unreadable, so it raises whatever `on_bad`
+    says.
 
     Raises:
-        DataError: the file is missing, too large, not UTF-8, or a broken list.
+        DataError: the file is missing, too large, not UTF-8, a broken list, or a line is broken and nobody logs it.
     """
     text = read_text(path)
     if text[skip_blank(text, 0) :][:1] == "[":
@@ -80,7 +81,7 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
     os.replace(scratch, path)
 
 
-def _line_values(path: Path, text: str, log: ProblemLog, max_chars: int) -> Iterator[tuple[int, Any]]:
+def _line_values(path: Path, text: str, log: ProblemLog | None, max_chars: int) -> Iterator[tuple[int, Any]]:
     # Lines end at "\n" only: posts hold characters (U+0085, U+2028 …) that str.splitlines would cut at.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip(" \t\r"):
@@ -90,7 +91,10 @@ def _line_values(path: Path, text: str, log: ProblemLog, max_chars: int) -> Iter
         try:
             value = parse_json(line, max_chars=max_chars)
         except FieldError as error:
-            log.add(Problem(str(path), number, error.field, error.message))
+            problem = Problem(str(path), number, error.field, error.message)
+            if log is None:
+                raise DataError(str(problem)) from error
+            log.add(problem)
             continue
         yield number, value
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sake_ray.data import json_files
 from sake_ray.data.json_files import parse_json, read_values
 from sake_ray.data.problems import DataError, FieldError, ProblemLog
 
@@ -72,11 +71,13 @@ def test_brackets_inside_strings_are_not_depth() -> None:
     assert parse_json(json.dumps(["[" * 100, '\\"[[[']))[0] == "[" * 100
 
 
-def test_a_value_over_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_files, "MAX_VALUE_CHARS", 100)
+def test_a_value_over_the_size_limit_is_refused(tmp_path: Path) -> None:
     for text in (json.dumps("x" * 200), json.dumps(["x"] * 100), "9" * 200, '"' + "x" * 200):
         with pytest.raises(FieldError, match="longer"):
-            parse_json(text)
+            parse_json(text, max_chars=100)
+    with pytest.raises(DataError, match=r"file\.json.*longer"):
+        list(read_values(_write(tmp_path, json.dumps("x" * 200)), max_value_chars=100))
+    assert list(read_values(_write(tmp_path, json.dumps("x" * 200)), max_value_chars=300)) == [(1, "x" * 200)]
 
 
 def test_a_broken_line_is_a_problem_of_that_line_alone(tmp_path: Path) -> None:
@@ -84,8 +85,10 @@ def test_a_broken_line_is_a_problem_of_that_line_alone(tmp_path: Path) -> None:
     log = ProblemLog("skip")
     assert [line for line, _ in read_values(path, log)] == [1, 4]
     assert [(problem.line, problem.field) for problem in log.problems] == [(2, "json")]
-    with pytest.raises(DataError, match=r"file\.json:2: json"):
+    with pytest.raises(DataError, match=r"file\.json:2: json.*on_bad=skip"):
         list(read_values(path, ProblemLog("stop")))
+    with pytest.raises(DataError, match=r"file\.json:2: json(?!.*on_bad)"):  # nobody logs it: no line may be missing
+        list(read_values(path))
 
 
 @pytest.mark.parametrize("text", ['[{"a": 1},\n{"a": }]', '[{"a": 1}\n{"a": 2}]', '[{"a": 1},\n', '[{"a": 1}\n] 2'])
