@@ -1,6 +1,6 @@
 """The rollout pool: groups go to the least-loaded worker, and come back exactly once.
 
-Lives in the driver and implements `RolloutClient`; knows nothing of engines or episodes. Always holds:
+Lives in the driver and implements `CountedRollout`; knows nothing of engines or episodes. Always holds:
 all members of a group run on one worker (they share its prefix cache); a group whose worker is lost is
 run again, from the start and with the same seeds, a bounded number of times; a worker serves only
 once it has the current weights.
@@ -26,8 +26,9 @@ from ray.exceptions import (
 )
 
 from actors.placement import ROLLOUT, actor_name
-from actors.rollout_stats import WorkerStats
+from actors.rollout_stats import PoolCounts, WorkerStats
 from actors.rollout_worker import WorkerBroken
+from sake_ray.interfaces import RolloutCounts
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
 
@@ -82,6 +83,8 @@ class RolloutPool:
         self._changed = asyncio.Condition()
         self._last_loss: BaseException | None = None
         self._failure: BaseException | None = None
+        self._counted = PoolCounts()
+        self._respawns = 0
 
     async def start(self) -> None:
         """Start all workers at once; a first start that fails is not tried again."""
@@ -147,13 +150,21 @@ class RolloutPool:
             handle = slot.handle
             try:
                 stats: WorkerStats = await handle.stats.remote()
-                return stats
             except LOST as error:
                 self._replace(slot, handle, error)
                 return None
+            if slot.handle is not handle:  # lost since it answered
+                return None
+            self._counted.hear(stats)
+            return stats
 
         answers = await asyncio.gather(*(ask(slot) for slot in self._slots if slot.handle is not None))
         return [answer for answer in answers if answer is not None]
+
+    async def counts(self) -> RolloutCounts:
+        """What the workers have counted, those lost included up to when they were last asked."""
+        serving = await self.stats()
+        return self._counted.total(workers=len(serving), respawns=self._respawns)
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:
         """Stop every worker; one that does not answer in time is killed."""
@@ -191,6 +202,7 @@ class RolloutPool:
         if slot.handle is not lost:
             return
         self._last_loss = reason
+        self._counted.lost(self._name(slot))
         slot.handle = None
         ray.kill(lost)  # an unreachable worker must not come back beside its successor
         slot.respawning = asyncio.create_task(self._respawn(slot), name=f"respawn {self._name(slot)}")
@@ -199,6 +211,7 @@ class RolloutPool:
         try:
             while slot.handle is None and slot.respawns < self._max_respawns:
                 slot.respawns += 1
+                self._respawns += 1
                 logger.warning("%s: starting it again (%d of %d)", self._name(slot), slot.respawns, self._max_respawns)
                 try:
                     await self._fill(slot)

@@ -1,14 +1,15 @@
-"""What engines and rollout workers count, and the pool's metrics made of it.
+"""What engines and rollout workers count, and the pool's sums of it.
 
 Knows nothing of vLLM, Ray or episodes. Always holds: a counter only grows; what a dead engine counted stays
-in its worker's sums.
+in its worker's sums, and what a lost worker had told stays in the pool's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sake_ray.interfaces import RolloutCounts
 
 _COUNTERS = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits", "preemptions")
 
@@ -62,15 +63,24 @@ class WorkerStats:
     rebuilds: int
 
 
-def pool_metrics(stats: Sequence[WorkerStats]) -> dict[str, float]:
-    """The pool's `rollout/…` metrics: counts since the start, summed over workers."""
-    queries = sum(worker.prefix_queries for worker in stats)
-    return {
-        "rollout/workers": float(len(stats)),
-        "rollout/trajectories": float(sum(worker.trajectories for worker in stats)),
-        "rollout/generated_tokens": float(sum(worker.generated_tokens for worker in stats)),
-        "rollout/prompt_tokens": float(sum(worker.prompt_tokens for worker in stats)),
-        "rollout/prefix_hit_rate": sum(worker.prefix_hits for worker in stats) / queries if queries else 0.0,
-        "rollout/preemptions": float(sum(worker.preemptions for worker in stats)),
-        "rollout/rebuilds": float(sum(worker.rebuilds for worker in stats)),
-    }
+class PoolCounts:
+    """Sums over a pool's workers, from what each tells of itself since its own start."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys((*_COUNTERS, "rebuilds"), 0)
+        self._told: dict[str, WorkerStats] = {}
+
+    def hear(self, stats: WorkerStats) -> None:
+        """Add what a worker has counted since it was last heard of."""
+        before = self._told.get(stats.name)
+        for name in self._sums:
+            self._sums[name] += getattr(stats, name) - (getattr(before, name) if before else 0)
+        self._told[stats.name] = stats
+
+    def lost(self, name: str) -> None:
+        """The worker is gone; the next of its name counts from 0."""
+        self._told.pop(name, None)
+
+    def total(self, *, workers: int, respawns: int) -> RolloutCounts:
+        """The sums, beside what the pool itself knows."""
+        return RolloutCounts(workers=workers, respawns=respawns, **self._sums)

@@ -8,6 +8,7 @@ returning a made-up value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,10 +50,32 @@ class Codec(Protocol):
 
 
 class RolloutClient(Protocol):
-    """The rollout pool as the trainer sees it."""
+    """Runs episodes; the rollout pool as the evaluator sees it."""
 
     async def rollout(self, example: Example, *, seeds: Sequence[int], greedy: bool = False) -> TrajectoryGroup:
         """Run one episode per seed for a post; the group is complete or the call raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCounts:
+    """What a rollout pool has counted since it was started; no count ever falls. `workers`: those serving now."""
+
+    workers: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    rebuilds: int = 0
+    respawns: int = 0
+
+
+class CountedRollout(RolloutClient, Protocol):
+    """A rollout pool that also says what its engines did; what the trainer needs."""
+
+    async def counts(self) -> RolloutCounts:
+        """The counts at this moment."""
         ...
 
 

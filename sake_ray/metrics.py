@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sake_ray.interfaces import Tracker
+from sake_ray.interfaces import RolloutCounts, Tracker
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Difficulty, Example, ImageSearch, Malformed, StopReason, TextSearch
 
@@ -78,6 +78,18 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 _REWARD_PARTS = ("total", "f1", "mner_f1", "eeg_f1", "gmner_f1", "format", "searches", "retrieval_penalty")
+
+
+_COUNTED = ("prompt_tokens", "generated_tokens", "preemptions", "rebuilds", "respawns")
+
+
+def engine_metrics(before: RolloutCounts, after: RolloutCounts) -> dict[str, float]:
+    """What the rollout pool's engines did between two counts."""
+    metrics = {f"rollout/{name}": float(getattr(after, name) - getattr(before, name)) for name in _COUNTED}
+    queries, hits = after.prefix_queries - before.prefix_queries, after.prefix_hits - before.prefix_hits
+    metrics["rollout/prefix_hit_rate"] = hits / queries if queries else 0.0
+    metrics["rollout/workers"] = float(after.workers)
+    return metrics
 
 
 class PhaseTimes:

@@ -8,6 +8,7 @@ back to an older one is logged as an error. State is JSON; nothing is pickled.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -15,7 +16,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,32 +58,26 @@ class CheckpointStore:
     def begin(self, step: int, state: Mapping[str, Any]) -> Iterator[Path]:
         """Write a checkpoint: fill the folder this gives; on leaving it becomes `step-…`, or nothing.
 
-        Works around `await` too: the body may wait for others to write into the folder.
-
         Raises:
             CheckpointError: this step already has a checkpoint, or the body wrote a reserved name.
         """
-        final = self.root / f"step-{step:06d}"
-        if final.exists():
-            raise CheckpointError(f"{final} exists already; a checkpoint is never overwritten")
-        pending = self.root / f"tmp-{final.name}"
-        self._remove_leftovers()
-        pending.mkdir(parents=True)
+        pending = self._open(step)
         try:
             yield pending
-            for name in (MANIFEST, STATE):
-                if (pending / name).exists():
-                    raise CheckpointError(f"{pending / name}: this name is the checkpoint's own; write to another")
-            _write_json(pending / STATE, dict(state))
-            files = {p.relative_to(pending).as_posix(): _describe(p) for p in _files(pending)}
-            _write_json(pending / MANIFEST, {"format": FORMAT, "step": step, "files": files})
-            _sync_folders(pending)
-            pending.rename(final)
-            _sync(self.root)
         except BaseException:
             shutil.rmtree(pending, ignore_errors=True)
             raise
-        self._prune()
+        self._complete(pending, step, state)
+
+    async def save(self, step: int, state: Mapping[str, Any], fill: Callable[[Path], Awaitable[None]]) -> None:
+        """As `begin`, filled by others: hashing and flushing to disk, which take long, leave the event loop free."""
+        pending = self._open(step)
+        try:
+            await fill(pending)
+        except BaseException:
+            shutil.rmtree(pending, ignore_errors=True)
+            raise
+        await asyncio.to_thread(self._complete, pending, step, state)
 
     def write(self, step: int, state: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]]) -> Path:
         """Write a checkpoint of `state` and one subfolder per writer; return its folder."""
@@ -99,7 +94,7 @@ class CheckpointStore:
             CheckpointError: there are checkpoints and every one is damaged.
         """
         damaged: list[str] = []
-        for folder in reversed(self._complete()):
+        for folder in reversed(self._all()):
             try:
                 found = load(folder)
             except CheckpointError as error:
@@ -116,7 +111,34 @@ class CheckpointStore:
             )
         return None
 
-    def _complete(self) -> list[Path]:
+    def _open(self, step: int) -> Path:
+        """The folder in which the checkpoint of `step` is made."""
+        final = self.root / f"step-{step:06d}"
+        if final.exists():
+            raise CheckpointError(f"{final} exists already; a checkpoint is never overwritten")
+        self._remove_leftovers()
+        pending = self.root / f"tmp-{final.name}"
+        pending.mkdir(parents=True)
+        return pending
+
+    def _complete(self, pending: Path, step: int, state: Mapping[str, Any]) -> None:
+        """Turn a filled folder into the checkpoint of `step`, or into nothing."""
+        try:
+            for name in (MANIFEST, STATE):
+                if (pending / name).exists():
+                    raise CheckpointError(f"{pending / name}: this name is the checkpoint's own; write to another")
+            _write_json(pending / STATE, dict(state))
+            files = {p.relative_to(pending).as_posix(): _describe(p) for p in _files(pending)}
+            _write_json(pending / MANIFEST, {"format": FORMAT, "step": step, "files": files})
+            _sync_folders(pending)
+            pending.rename(self.root / f"step-{step:06d}")
+            _sync(self.root)
+        except BaseException:
+            shutil.rmtree(pending, ignore_errors=True)
+            raise
+        self._prune()
+
+    def _all(self) -> list[Path]:
         """Folders named `step-…`, oldest first."""
         if not self.root.is_dir():
             return []
@@ -124,7 +146,7 @@ class CheckpointStore:
         return [path for _, path in sorted(found)]
 
     def _prune(self) -> None:
-        for folder in self._complete()[: -self.keep]:
+        for folder in self._all()[: -self.keep]:
             # Renamed first: a removal that is cut short must not leave half a `step-…`.
             doomed = folder.rename(self.root / f"tmp-old-{folder.name}")
             shutil.rmtree(doomed)

@@ -3,7 +3,8 @@
 Knows the Protocols of `sake_ray.interfaces` and nothing of Ray, vLLM or torch. Always holds: a step
 trains on at least one group, or is skipped and counted; every group of a step was sampled by the
 current weights; the checkpoint of a step holds everything the next one depends on and is written
-after the step's rows in the logs, so a resumed run equals an uninterrupted one.
+after the step's rows in the logs, so a resumed run equals an uninterrupted one (its time is in the next
+step's row).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from sake_ray.algorithms.advantage import group_advantages, has_signal
-from sake_ray.interfaces import LearnerClient, RewardClient, RolloutClient, Stateful, Tracker
-from sake_ray.metrics import JsonlLog, PhaseTimes, rollout_metrics, trajectory_rows
+from sake_ray.interfaces import CountedRollout, LearnerClient, RewardClient, Stateful, Tracker
+from sake_ray.metrics import JsonlLog, PhaseTimes, engine_metrics, rollout_metrics, trajectory_rows
 from sake_ray.seeding import derive_seed
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, Progress
@@ -88,7 +89,7 @@ class Trainer:
     """Coordinates rollout, rewards and learner; construct, then `await run()`."""
 
     settings: TrainerSettings
-    rollout: RolloutClient
+    rollout: CountedRollout
     rewards: RewardClient
     learner: LearnerClient
     sampler: Sampler
@@ -102,6 +103,7 @@ class Trainer:
     unevaluated: Mapping[str, float] | None = None  # metrics of the last step, whose evaluation a stop cut off
     on_step: Callable[[Progress], None] = lambda progress: None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _times: PhaseTimes = field(default_factory=PhaseTimes)  # since the last row was written
 
     def request_stop(self) -> None:
         """End the run at the next point where nothing is lost; safe to call from a signal handler."""
@@ -123,22 +125,23 @@ class Trainer:
         return self.progress
 
     async def _step(self) -> None:
-        step, times = self.progress.step + 1, PhaseTimes()
+        step, times = self.progress.step + 1, self._times
         before = self.state()
 
         with times.phase("rollout"):
             self.display.phase(step, "rollout")
+            counts = await self.rollout.counts()
             try:
                 groups, dropped = await self._or_stop(self._collect_groups(step))
             except StopRequested:
                 await self.checkpoints.save(self.learner, before, self.progress.step)
                 raise
+            metrics = engine_metrics(counts, await self.rollout.counts())
 
         with times.phase("advantage"):
             self._assign_advantages(groups)
             batch = [trajectory for group in groups for trajectory in group.trajectories]
 
-        metrics: dict[str, float] = {}
         with times.phase("update"):
             self.display.phase(step, "update")
             if batch:
@@ -152,7 +155,7 @@ class Trainer:
 
         self._advance(step, version, groups + dropped)
         metrics.update(self._step_metrics(groups, dropped))
-        await self._finish_step(step, metrics, times, groups + dropped)
+        await self._finish_step(step, metrics, groups + dropped)
 
     async def _collect_groups(self, step: int) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
         """Groups that carry a signal, up to `groups_per_step`, and those dropped because they carry none."""
@@ -215,10 +218,8 @@ class Trainer:
             log.warning("step %d: no group carried a signal; the step trained nothing", self.progress.step)
         return metrics
 
-    async def _finish_step(
-        self, step: int, metrics: dict[str, float], times: PhaseTimes, groups: list[TrajectoryGroup]
-    ) -> None:
-        last = step == self.settings.total_steps
+    async def _finish_step(self, step: int, metrics: dict[str, float], groups: list[TrajectoryGroup]) -> None:
+        last, times = step == self.settings.total_steps, self._times
         cut_off = False
         if last or _due(step, self.settings.eval_every):
             with times.phase("eval"):
@@ -236,11 +237,13 @@ class Trainer:
             # Before the checkpoint: a resumed run writes no row of this step again, and a step whose metrics the
             # tracker refuses (NaN) must leave no checkpoint.
             self.tracker.log(metrics, step)
+        self._times = PhaseTimes()
         self.on_step(self.progress)
         saved = last or _due(step, self.settings.checkpoint_every) or self._stop.is_set()
         if saved:
-            self.display.phase(step, "checkpoint")
-            await self.checkpoints.save(self.learner, self.state(), step)
+            with self._times.phase("checkpoint"):
+                self.display.phase(step, "checkpoint")
+                await self.checkpoints.save(self.learner, self.state(), step)
         if cut_off:
             raise StopRequested(f"stopped after step {step}, before its evaluation")
         self.display.step(step, metrics)

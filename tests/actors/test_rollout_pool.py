@@ -12,6 +12,7 @@ import ray
 from actors.placement import Resources, actor_name, actor_options
 from actors.rollout_pool import RolloutError, RolloutPool
 from actors.rollout_stats import WorkerStats
+from sake_ray.interfaces import RolloutCounts
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, ImageRef
 
@@ -28,6 +29,7 @@ class ScriptedWorker:
 
     def __init__(self, name: str, diary: Any, fail_start: bool = False) -> None:
         self.name, self.diary, self.version, self.fail_start, self.running = name, diary, -1, fail_start, 0
+        self.tokens = 0
 
     async def start(self, params: dict[str, Any] | None = None, version: int = 0) -> None:
         if self.fail_start:
@@ -47,6 +49,7 @@ class ScriptedWorker:
             raise KeyError("a bug of ours")
         await asyncio.sleep(2.0 if post.id.startswith("slow") else 0.05)
         self.running -= len(seeds)
+        self.tokens += len(seeds)
         return TrajectoryGroup(post, [Trajectory(f"{group_id}.{i}", post) for i in range(len(seeds))])
 
     async def update_weights(self, params: dict[str, Any], version: int) -> dict[str, float]:
@@ -56,7 +59,7 @@ class ScriptedWorker:
         return {"pause_s": 0.1, "load_s": 0.2, "bytes": 1.0}
 
     async def stats(self) -> WorkerStats:
-        return WorkerStats(self.name, self.version, self.running, 0, 0, 0, 0, 0, 0, 0, 0)
+        return WorkerStats(self.name, self.version, self.running, 0, 0, 2 * self.tokens, self.tokens, 0, 0, 0, 0)
 
     async def shutdown(self) -> None:
         pass
@@ -134,6 +137,16 @@ async def test_groups_of_a_lost_worker_are_rerun_with_current_weights_and_come_b
             await asyncio.sleep(0.1)
         assert [(worker.name, worker.version) for worker in stats] == [("rollout-0", 4), ("rollout-1", 4)]
         assert scene.spawned == 3
+
+
+async def test_what_a_lost_worker_had_counted_stays_counted_and_its_successor_starts_at_nought() -> None:
+    async with Scene(1) as scene:
+        await scene.pool.rollout(example("post"), seeds=[1, 2, 3])
+        assert await scene.pool.counts() == RolloutCounts(1, 6, 3)
+        assert await scene.pool.counts() == RolloutCounts(1, 6, 3)
+        await scene.pool.rollout(example("die-once"), seeds=[4])
+        await scene.pool.rollout(example("post"), seeds=[5, 6, 7, 8])
+        assert await scene.pool.counts() == RolloutCounts(1, 16, 8, respawns=1)
 
 
 async def test_a_worker_lost_in_an_update_serves_again_only_with_the_new_weights() -> None:

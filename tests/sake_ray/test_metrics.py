@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sake_ray.interfaces import RolloutCounts
 from sake_ray.metrics import (
     JsonlLog,
     JsonlTracker,
     PhaseTimes,
+    engine_metrics,
     mean,
     needs_search,
     rollout_metrics,
@@ -201,6 +203,21 @@ def test_rollout_metrics_are_means_over_episodes() -> None:
     }
     assert {name: metrics[name] for name in expected} == expected
     assert sum(value for name, value in metrics.items() if name.startswith("rollout/stop_")) == 1.0
+
+
+def test_engine_metrics_are_of_the_time_between_two_counts() -> None:
+    before = RolloutCounts(2, 100, 50, prefix_queries=80, prefix_hits=80, preemptions=1, rebuilds=1, respawns=0)
+    after = RolloutCounts(1, 300, 90, prefix_queries=180, prefix_hits=105, preemptions=4, rebuilds=1, respawns=2)
+    assert engine_metrics(before, after) == {
+        "rollout/prompt_tokens": 200.0,
+        "rollout/generated_tokens": 40.0,
+        "rollout/prefix_hit_rate": 0.25,
+        "rollout/preemptions": 3.0,
+        "rollout/rebuilds": 0.0,
+        "rollout/respawns": 2.0,
+        "rollout/workers": 1.0,
+    }
+    assert engine_metrics(after, after)["rollout/prefix_hit_rate"] == 0.0
 
 
 def test_a_search_that_was_not_answered_is_no_search() -> None:

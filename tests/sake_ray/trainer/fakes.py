@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.data.sampler import ExampleSampler
-from sake_ray.interfaces import LearnerClient
+from sake_ray.interfaces import LearnerClient, RolloutCounts
 from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.trainer.checkpoint import CheckpointStore
 from sake_ray.trainer.evaluator import GreedyEvaluator, Prediction
@@ -76,6 +76,7 @@ class FakeRollout:
     happening: Callable[[str], None]
     weights: int | None = None
     version: int = -1
+    tokens: int = 0
     asked: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
 
     async def rollout(self, example: Example, *, seeds: Sequence[int], greedy: bool = False) -> TrajectoryGroup:
@@ -84,7 +85,13 @@ class FakeRollout:
             self.asked.append((self.version, example.id, tuple(seeds)))
         for _ in range(digest(example.id, *seeds) % 5):
             await asyncio.sleep(0)
-        return TrajectoryGroup(example, [self._episode(example, seed) for seed in seeds])
+        group = TrajectoryGroup(example, [self._episode(example, seed) for seed in seeds])
+        self.tokens += sum(t.trained_tokens for t in group.trajectories)
+        return group
+
+    async def counts(self) -> RolloutCounts:
+        """Some that tell one rollout from another."""
+        return RolloutCounts(1, 3 * self.tokens, self.tokens, prefix_queries=2 * self.tokens, prefix_hits=self.tokens)
 
     def _episode(self, example: Example, seed: int) -> Trajectory:
         tokens = tuple(digest(self.weights, seed, example.id, i) % 100 for i in range(3))
@@ -159,10 +166,8 @@ class StoredCheckpoints:
     store: CheckpointStore
 
     async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
-        if (self.store.root / f"step-{step:06d}").exists():
-            return
-        with self.store.begin(step, state) as folder:
-            await learner.save(folder / "learner")
+        if not (self.store.root / f"step-{step:06d}").exists():
+            await self.store.save(step, state, lambda folder: learner.save(folder / "learner"))
 
 
 @dataclass

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
+from sake_ray.trainer import checkpoint
 from sake_ray.trainer.checkpoint import CheckpointError, CheckpointStore, load
 
 
@@ -48,6 +51,44 @@ def test_a_write_that_fails_leaves_nothing_and_hides_nothing(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="JSON compliant"):
         store.write(2, {"loss": float("nan")}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+async def test_hashing_and_flushing_leave_the_event_loop_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that comes while a large checkpoint is written is heard at once."""
+    heard = threading.Event()
+    waited: list[bool] = []
+    hashed = checkpoint._hash
+
+    def slow(path: Path) -> str:
+        waited.append(heard.wait(10))
+        return hashed(path)
+
+    async def stop() -> None:
+        heard.set()
+
+    async def make(folder: Path) -> None:
+        fill(folder)
+
+    monkeypatch.setattr(checkpoint, "_hash", slow)
+    store = CheckpointStore(tmp_path)
+    await asyncio.gather(store.save(1, {"step": 1}, make), stop())
+    found = store.find_latest()
+    assert found is not None and found.state == {"step": 1}
+    assert waited and all(waited)
+
+
+def test_a_body_that_fails_leaves_nothing_when_awaited_too(tmp_path: Path) -> None:
+    async def half(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError("no space")
+
+    async def reserved(folder: Path) -> None:
+        (folder / "state.json").write_text("{}")
+
+    for body, error in ((half, OSError), (reserved, CheckpointError)):
+        with pytest.raises(error):
+            asyncio.run(CheckpointStore(tmp_path).save(1, {}, body))
+    assert not list(tmp_path.iterdir())
 
 
 def test_leftovers_of_a_killed_run_are_ignored_and_removed(tmp_path: Path) -> None:

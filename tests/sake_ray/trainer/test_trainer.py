@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -280,6 +281,32 @@ async def test_refill_gives_up_after_its_rounds_and_trains_on_what_there_is(tmp_
     sizes = [len(batch) for batch in run.learner.trained]
     assert sizes and set(sizes) == {SETTINGS.group_size}
     assert run.trainer.progress.policy_version == len(sizes) < 21
+
+
+async def test_a_step_says_what_its_own_rollout_took_of_the_engines(tmp_path: Path) -> None:
+    run = await Run.start(tmp_path)
+    await run.trainer.run()
+    metrics = rows(tmp_path / "metrics.jsonl")[1:]
+    for row in metrics:  # what evaluations sample between the steps is no step's
+        groups = row["rollout/groups"] + row["rollout/zero_signal_groups"]
+        assert row["rollout/generated_tokens"] == groups * SETTINGS.group_size * row["rollout/sampled_tokens"]
+    assert sum(row["rollout/generated_tokens"] for row in metrics) < run.rollout.tokens
+
+
+async def test_the_times_of_a_step_are_whole_the_checkpoint_before_it_included(tmp_path: Path) -> None:
+    class Slow(fakes.FakeLearner):
+        async def save(self, folder: Path) -> None:
+            await asyncio.sleep(0.03)
+            await super().save(folder)
+
+    run = await Run.start(tmp_path)
+    run.trainer.learner = Slow(lambda name: None, run.rollout)
+    await run.trainer.run()
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][1:]
+    assert [row["step"] for row in logged if row.get("time/checkpoint_s", 0.0) >= 0.03] == [3, 5]
+    phases = ("rollout", "advantage", "update", "publish", "eval", "checkpoint")
+    for row in logged:
+        assert row["time/step_s"] == pytest.approx(sum(row.get(f"time/{phase}_s", 0.0) for phase in phases))
 
 
 async def test_the_checkpoint_rhythm_and_zero_for_only_at_the_end(tmp_path: Path) -> None:
