@@ -1,7 +1,8 @@
 """The RL job: from a configuration to a trained policy. The `rl_*.py` scripts differ only in defaults.
 
 Wires data, actors and trainer; knows nothing of how any of them works. Always holds: the job ends with
-a checkpoint, on success, on Ctrl-C and on `ray job stop` alike, and leaves no actor behind.
+a checkpoint, on success, on Ctrl-C and on `ray job stop` alike, and leaves no actor behind; it goes on
+only from a checkpoint that was made with the settings it has.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import Any, TypeVar
 import ray
 
 from actors.placement import init_ray
-from launch.datasets import DataSet, load_data
+from launch.job_data import DataSet, load_data
 from launch.display import RunDisplay
 from launch.held_out import strict_scores
 from launch.pools import Pools, running_pools
 from launch.starting import StageLine, starting_point
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
+from sake_ray.config.identity import differences, identity
 from sake_ray.config.plan import describe_plan, totals
 from sake_ray.data.sampler import ExampleSampler
 from sake_ray.interfaces import LearnerClient
@@ -36,14 +38,15 @@ from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.report import draw_curves, read_metrics, table_text
 from sake_ray.tracking import make_trackers
 from sake_ray.trainer import checkpoint
-from sake_ray.trainer.checkpoint import Checkpoint, CheckpointStore
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from sake_ray.trainer.evaluator import GreedyEvaluator
 from sake_ray.trainer.trainer import StopRequested, Trainer, TrainerSettings
 from sake_ray.types import Progress
 
 log = logging.getLogger(__name__)
-STOPPED = 130
+REFUSED, STOPPED = 2, 130
 Result = TypeVar("Result")
+_SETTINGS = "settings"  # the name of a run's settings in the state of its checkpoints
 
 
 def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
@@ -51,18 +54,23 @@ def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     config = config_or_exit(sys.argv[1:], job=job, defaults=defaults)
+    try:
+        resumed = find_checkpoint(config)  # before anything is started or written
+    except CheckpointError as error:
+        sys.stderr.write(f"{job}: {error}\n")
+        return REFUSED
     cpus, _ = totals(describe_plan(config))
     scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
     try:
-        return asyncio.run(run_job(config))
+        return asyncio.run(run_job(config, resumed))
     finally:
         ray.shutdown()
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-async def run_job(config: Config) -> int:
-    """Train; on a stop request end cleanly with a checkpoint."""
+async def run_job(config: Config, resumed: Checkpoint | None) -> int:
+    """Train, from `resumed` on if there is one; on a stop request end cleanly with a checkpoint."""
     run_dir = config.run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
@@ -72,7 +80,7 @@ async def run_job(config: Config) -> int:
     try:
         data = load_data(config)
         log.info("%d training posts, %d held-out posts from %s", len(data.train), len(data.held_out), data.root)
-        stages = await _until(stop, training, _train(config, data, run_dir, display, stop, training))
+        stages = await _until(stop, training, _train(config, data, run_dir, display, resumed, stop, training))
     except StopRequested as stopped:
         log.info("%s; run the same command to go on from there", stopped)
         display.close("stopped")
@@ -83,10 +91,15 @@ async def run_job(config: Config) -> int:
 
 
 async def _train(
-    config: Config, data: DataSet, run_dir: Path, display: RunDisplay, stop: asyncio.Event, training: asyncio.Event
+    config: Config,
+    data: DataSet,
+    run_dir: Path,
+    display: RunDisplay,
+    resumed: Checkpoint | None,
+    stop: asyncio.Event,
+    training: asyncio.Event,
 ) -> tuple[StageLine, ...]:
     start = await starting_point(config, data, display)
-    resumed = _find_checkpoint(config, run_dir)
     async with running_pools(config, model=start.model, data_root=data.root, run_dir=run_dir) as pools:
         data = replace(data, train=start.train)
         trainer = make_trainer(config, data, pools, run_dir, display, resumed, start.weights)
@@ -155,7 +168,7 @@ def make_trainer(
             trajectory_log=eval_log,
             on_post=display.evaluated,
         ),
-        checkpoints=RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints),
+        checkpoints=RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints, identity(config)),
         tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=whole), trackers),
         trajectory_log=logs,
         display=display,
@@ -167,35 +180,61 @@ def make_trainer(
 
 @dataclass
 class RunCheckpoints:
-    """The checkpoints of a run: the learner's state in `learner/`, the trainer's beside it."""
+    """The checkpoints of a run: the learner's state in `learner/`, the trainer's and the run's settings beside it."""
 
     folder: Path
     keep: int
+    settings: Mapping[str, object]
 
     async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
         """Write the checkpoint of `step` unless it is there already (a stop right after a periodic one)."""
-        store = CheckpointStore(self.folder, self.keep)
         if (self.folder / f"step-{step:06d}").exists():
             return
         began = time.monotonic()
-        with store.begin(step, state) as folder:
-            await learner.save(folder / "learner")
+        whole = {**state, _SETTINGS: dict(self.settings)}
+        await CheckpointStore(self.folder, self.keep).save(step, whole, lambda folder: learner.save(folder / "learner"))
         log.info("checkpoint of step %d written in %.1f s", step, time.monotonic() - began)
 
 
-def _find_checkpoint(config: Config, run_dir: Path) -> Checkpoint | None:
-    resume = config.trainer.resume
-    store = CheckpointStore(run_dir / "checkpoints", config.trainer.keep_checkpoints)
+def find_checkpoint(config: Config) -> Checkpoint | None:
+    """The checkpoint a run goes on from, by trainer.resume; None when it starts afresh.
+
+    Raises:
+        CheckpointError: it is damaged or was made with other settings, or there is one and there must be none.
+    """
+    resume, total = config.trainer.resume, config.trainer.total_steps
+    store = CheckpointStore(config.run_dir.resolve() / "checkpoints", config.trainer.keep_checkpoints)
     if resume == "never":
         if store.root.exists() and any(store.root.iterdir()):
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"trainer.resume=never, but {store.root} holds checkpoints; choose another run.dir or remove them"
             )
         return None
     found = store.find_latest() if resume == "auto" else checkpoint.load(Path(resume))
-    if found is not None:
-        _set_aside_later(store.root, found)
+    if found is None:
+        return None
+    _check_same_settings(config, found)
+    if found.step >= total:
+        log.info(
+            "%s is of step %d, trainer.total_steps=%d: nothing is left to train; raise trainer.total_steps to go on, "
+            "or choose another run.dir for a new run", found.folder, found.step, total,
+        )  # fmt: skip
+    _set_aside_later(store.root, found)
     return found
+
+
+def _check_same_settings(config: Config, found: Checkpoint) -> None:
+    """Refuse to go on with settings that `found` was not made with: the result would be neither run's."""
+    if _SETTINGS not in found.state:
+        what = "does not say with which settings it was made (an earlier version wrote it)"
+    elif changed := differences(found.state[_SETTINGS], identity(config)):
+        what = f"was made with other settings: {', '.join(changed)}"
+    else:
+        return
+    way_out = "choose another run.dir, or start anew with trainer.resume=never after removing its checkpoints"
+    if config.trainer.resume != "auto":
+        way_out = "go on with its own settings, or start a new run from its run's weights: model.path=RUN/policy"
+    raise CheckpointError(f"checkpoint {found.folder} {what}; {way_out}")
 
 
 def _set_aside_later(root: Path, chosen: Checkpoint) -> None:
@@ -253,8 +292,3 @@ def _report(config: Config, run_dir: Path, stages: Sequence[StageLine]) -> None:
 def entry(job: str, defaults: Mapping[str, Any] | None = None) -> None:
     """`main` for a script: ends the process."""
     raise SystemExit(main(job, defaults))
-
-
-def posts_of(subset: str, argv: Sequence[str]) -> dict[str, Any]:
-    """A job's subset, which is of use only for a data set of the user's own: MiniWorld has none."""
-    return {"data.subset": subset} if any(word.startswith("data.root=") for word in argv) else {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs uninstalled, as a Ray working directory
 
-from launch.rl import entry, posts_of
+from launch.rl import entry
 
 if __name__ == "__main__":
-    entry("rl_twitter17", posts_of("twitter17", sys.argv))
+    entry("rl_twitter17", {"data.subset": "twitter17"})

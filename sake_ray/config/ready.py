@@ -27,6 +27,7 @@ def check_ready(config: Config) -> None:
     """
     pools = {row.actor for row in describe_plan(config)}
     _check_model(config.model.path)
+    _check_posts(config)
     if "search" in pools:
         _check_encyclopaedia(config)
     if "learner" in pools:
@@ -42,6 +43,15 @@ def _check_model(path: str) -> None:
         f"model.path={path}: is no folder, and learner and engines read one; run `hf download {path} --local-dir DIR` "
         "where every node sees DIR, then give model.path=DIR"
     )
+
+
+def _check_posts(config: Config) -> None:
+    # Here and not in check.py: the help of a job whose task is FMNERG needs no data.
+    if config.data.task == "fmnerg" and not config.data.root:
+        raise ConfigError(
+            "data.root=: MiniWorld, which it means when empty, has the types of GMNER, not those of data.task=fmnerg; "
+            "give data.root=DIR with FMNERG posts, or data.task=gmner"
+        )
 
 
 def _check_encyclopaedia(config: Config) -> None:

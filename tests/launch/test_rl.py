@@ -6,8 +6,11 @@ The job is whole but for its actors, data and cold start, which are the trainer 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import runpy
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,12 +20,14 @@ from typing import Any, cast
 import pytest
 
 from launch import rl
-from launch.datasets import DataSet
+from launch.job_data import DataSet
 from launch.pools import Pools
-from launch.rl import STOPPED, RunCheckpoints, run_job
+from launch.rl import REFUSED, STOPPED, RunCheckpoints, run_job
+from launch.starting import Start
 from sake_ray.config.config import Config
+from sake_ray.config.identity import identity
 from sake_ray.config.load import resolve
-from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from sake_ray.trainer.trainer import StopRequested
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
@@ -49,7 +54,7 @@ def learner(weights: int = 1) -> FakeLearner:
 
 
 def write_checkpoints(run_dir: Path, *steps: int) -> RunCheckpoints:
-    checkpoints = RunCheckpoints(run_dir / "checkpoints", keep=9)
+    checkpoints = RunCheckpoints(run_dir / "checkpoints", 9, identity(settings(run_dir)))
     for step in steps:
         asyncio.run(checkpoints.save(learner(), {"course": "first"}, step))
     return checkpoints
@@ -64,9 +69,33 @@ def names(run_dir: Path) -> list[str]:
 
 
 def chosen(config: Config) -> Checkpoint:
-    found = rl._find_checkpoint(config, config.run_dir)
+    found = rl.find_checkpoint(config)
     assert found is not None
     return found
+
+
+# --- the scripts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "asked"),
+    [
+        ("rl_twitter15", "subset: twitter15"),
+        ("rl_twitter17", "subset: twitter17"),
+        ("rl_gmner", "task: gmner"),
+        ("rl_fmnerg", "task: fmnerg"),
+    ],
+)
+def test_a_script_takes_its_posts_from_a_data_set_wherever_that_is_named(
+    script: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = tmp_path / "own.yaml"
+    preset.write_text(f"extends: mini\ndata: {{root: {tmp_path}}}\n")
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", f"preset={preset}", "--dry-run"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(f"{Path(rl.__file__).parent}/{script}.py", run_name="__main__")
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and f"root: {tmp_path}" in shown and f"  {asked}\n" in shown
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -76,7 +105,7 @@ def test_a_step_that_is_saved_already_stays_as_it_is(tmp_path: Path) -> None:
     checkpoints = write_checkpoints(tmp_path, 2)
     asyncio.run(checkpoints.save(learner(weights=99), {"course": "second"}, 2))
     found = chosen(settings(tmp_path))
-    assert found.state == {"course": "first"}
+    assert found.state["course"] == "first"
     assert (found.folder / "learner" / "numbers.json").read_text() == "[1, 0]"
 
 
@@ -93,17 +122,17 @@ def test_a_learner_that_cannot_save_leaves_no_checkpoint(tmp_path: Path) -> None
 
 
 def test_auto_takes_the_newest_or_starts_afresh(tmp_path: Path) -> None:
-    assert rl._find_checkpoint(settings(tmp_path), tmp_path) is None
+    assert rl.find_checkpoint(settings(tmp_path)) is None
     write_checkpoints(tmp_path, 2, 10, 4)
     assert chosen(settings(tmp_path)).step == 10
     assert names(tmp_path) == ["step-000002", "step-000004", "step-000010"]
 
 
 def test_never_refuses_a_folder_that_holds_checkpoints(tmp_path: Path) -> None:
-    assert rl._find_checkpoint(settings(tmp_path, "trainer.resume=never"), tmp_path) is None
+    assert rl.find_checkpoint(settings(tmp_path, "trainer.resume=never")) is None
     write_checkpoints(tmp_path, 2)
     with pytest.raises(CheckpointError, match=r"choose another run\.dir"):
-        rl._find_checkpoint(settings(tmp_path, "trainer.resume=never"), tmp_path)
+        rl.find_checkpoint(settings(tmp_path, "trainer.resume=never"))
 
 
 def test_a_damaged_checkpoint_makes_way_for_the_one_of_the_step_run_again(tmp_path: Path) -> None:
@@ -112,8 +141,9 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_of_the_step_run_again(tmp_pa
     damage(tmp_path, 4)
     assert chosen(settings(tmp_path)).step == 2
     assert names(tmp_path) == ["aside-1-step-000004", "step-000002"]
-    asyncio.run(RunCheckpoints(tmp_path / "checkpoints", keep=1).save(learner(), {"course": "second"}, 4))
-    assert chosen(settings(tmp_path)).state == {"course": "second"}
+    last = RunCheckpoints(tmp_path / "checkpoints", 1, identity(settings(tmp_path)))
+    asyncio.run(last.save(learner(), {"course": "second"}, 4))
+    assert chosen(settings(tmp_path)).state["course"] == "second"
 
 
 def test_going_back_to_an_older_checkpoint_sets_the_later_ones_aside(
@@ -137,6 +167,63 @@ def test_another_run_s_checkpoint_is_left_where_it_is(tmp_path: Path) -> None:
     assert found.folder == tmp_path / "first" / "checkpoints" / "step-000002"
     assert names(tmp_path / "first") == ["step-000002", "step-000004"]
     assert names(tmp_path / "second") == ["aside-1-step-000002", "step-000001"]
+
+
+# --- other settings -------------------------------------------------------------------------------
+
+
+def test_a_run_made_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Not for the table of a finished run either: it would be shown as that of the new settings."""
+    write_checkpoints(tmp_path, 2, 5)
+    damage(tmp_path, 5)
+    with pytest.raises(CheckpointError) as refused:
+        rl.find_checkpoint(settings(tmp_path, "reward.preset=release", "learner.lr=0.5"))
+    for words in (
+        f"{tmp_path}/checkpoints/step-000002",
+        "reward.preset=paper (now release)",
+        f"learner.lr={settings(tmp_path).learner.lr} (now 0.5)",
+        "choose another run.dir, or start anew with trainer.resume=never after removing its checkpoints",
+    ):
+        assert words in str(refused.value)
+    assert str(refused.value).count("(now") == 2
+    assert names(tmp_path) == ["step-000002", "step-000005"], "nothing is set aside for a run that does not start"
+    with pytest.raises(CheckpointError, match=r"data\.subset=all \(now twitter17\).*model\.path=RUN/policy"):
+        chosen(settings(tmp_path / "b", f"trainer.resume={tmp_path}/checkpoints/step-000002", "data.subset=twitter17"))
+
+
+def test_a_longer_run_on_another_machine_goes_on(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path, 2)
+    free = ("trainer.total_steps=9", "trainer.eval_every=4", "rollout.workers=3", "learner.ranks=2")
+    assert chosen(settings(tmp_path, *free, "reward.workers=2", "tracking.backends=tensorboard")).step == 2
+    with pytest.raises(CheckpointError, match=r"learner\.decay_steps=\d+ \(now 900\)"):  # other rates than those taken
+        chosen(settings(tmp_path, *free, "learner.decay_steps=900"))
+
+
+def test_a_checkpoint_that_does_not_name_its_settings_is_refused(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    asyncio.run(store.save(2, {"course": "first"}, lambda folder: learner().save(folder / "learner")))
+    with pytest.raises(CheckpointError, match="does not say with which settings it was made"):
+        rl.find_checkpoint(config)
+
+
+def test_a_refused_run_ends_with_one_sentence_before_anything_is_started_or_written(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_ray(**options: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    words = [*SETTINGS, f"run.dir={tmp_path}"]
+    assert job.run(settings(tmp_path)) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(rl, "init_ray", no_ray)
+    monkeypatch.setattr(sys, "argv", ["rl_test.py", *words, "reward.preset=release"])
+    assert rl.main("test") == REFUSED
+    assert capsys.readouterr().err.startswith(
+        f"test: checkpoint {tmp_path}/checkpoints/step-000005 was made with other"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert json.loads((tmp_path / "config.json").read_text())["reward"]["preset"] == "paper"
 
 
 # --- stopping -------------------------------------------------------------------------------------
@@ -210,11 +297,11 @@ class Job:
             self.events.append(name)
             happening(name)
 
-        async def starting_policy(config: Config, display: Any) -> Path:
+        async def starting_point(config: Config, data: DataSet, display: Any) -> Start:
             note("cold start")
             for _ in range(20):
                 await asyncio.sleep(0)
-            return Path("model")
+            return Start(Path("model"), data.train, None)
 
         @asynccontextmanager
         async def running_pools(config: Config, **places: Path) -> AsyncIterator[Pools]:
@@ -226,13 +313,13 @@ class Job:
                 self.running -= 1
 
         for name, stand_in in (
-            ("starting_policy", starting_policy),
+            ("starting_point", starting_point),
             ("running_pools", running_pools),
             ("load_data", lambda config: DataSet(POSTS, HELD_OUT, Path("data"), {})),
             ("draw_curves", lambda rows, path, title: path.write_bytes(b"")),
         ):
             self.patch.setattr(rl, name, stand_in)
-        status = asyncio.run(run_job(config))
+        status = asyncio.run(run_job(config, rl.find_checkpoint(config)))
         assert self.running == 0, "actors were left behind"
         return status
 
@@ -293,7 +380,7 @@ def test_a_signal_during_the_cold_start_ends_the_job_at_once(job: Job, tmp_path:
     config = settings(tmp_path)
     assert job.run(config, signal_at(job, "cold start", 1, signal.SIGTERM)) == STOPPED
     assert job.events == ["cold start"]
-    assert rl._find_checkpoint(config, tmp_path) is None
+    assert rl.find_checkpoint(config) is None
 
 
 def test_a_first_evaluation_is_not_made_twice(job: Job, tmp_path: Path) -> None:
@@ -306,13 +393,22 @@ def test_a_first_evaluation_is_not_made_twice(job: Job, tmp_path: Path) -> None:
     assert [row["step"] for row in outcome.evaluations] == [0, 0, 2, 2, 4, 4, 5, 5]
 
 
-def test_a_job_that_is_done_is_done_again_without_training(job: Job, tmp_path: Path) -> None:
+def test_a_job_that_is_done_says_so_and_trains_nothing_until_it_is_to_be_longer(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = settings(tmp_path)
     assert job.run(config) == 0
     before = Outcome.of(tmp_path)
-    assert job.run(config) == 0
+    assert "nothing is left to train" not in caplog.text
+    with caplog.at_level(logging.INFO):
+        assert job.run(config) == 0
+    assert "step-000005 is of step 5, trainer.total_steps=5: nothing is left to train" in caplog.text
     assert job.events == ["cold start", "publish"]
     assert Outcome.of(tmp_path) == before
+    assert job.run(settings(tmp_path, "trainer.total_steps=7")) == 0
+    assert job.run(settings(tmp_path / "whole", "trainer.total_steps=7")) == 0
+    longer, whole = Outcome.of(tmp_path), Outcome.of(tmp_path / "whole")
+    assert (longer.learner, longer.state, longer.trajectories) == (whole.learner, whole.state, whole.trajectories)
 
 
 def test_a_failure_ends_the_job_with_its_error_and_no_actor_left(job: Job, tmp_path: Path) -> None:

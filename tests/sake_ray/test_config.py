@@ -209,6 +209,18 @@ def test_a_job_starts_only_where_its_model_and_encyclopaedia_are(tmp_path: Path)
     check_ready(load(*given_))
 
 
+def test_fmnerg_is_not_trained_on_miniworlds_posts_but_its_help_needs_no_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=: MiniWorld.*data\.task=fmnerg.*data\.root=DIR"):
+        check_ready(load("data.task=fmnerg"))
+    (tmp_path / ENCYCLOPAEDIA[1]).touch()
+    check_ready(load("data.task=fmnerg", f"data.root={tmp_path}"))
+    with pytest.raises(SystemExit):
+        config_or_exit(["--help"], job="rl_fmnerg", defaults={"data.task": "fmnerg"})
+    assert "data.task=fmnerg" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("field", ["advantage", "loss"])
 def test_an_estimator_or_a_loss_nobody_registered_stops_the_job_before_it_starts(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"algorithm\.{field}='grop' is not in verl's registry"):
