@@ -2,8 +2,8 @@
 
 Knows nothing of batches, losses or when to save. Always holds: a checkpoint is torch DCP in safetensors
 files (no pickle), so any number of ranks can load what any other number wrote; parameters carry their
-Hugging Face names, and a tied head occurs once, as the embedding. Every function is a collective: all
-ranks call it.
+Hugging Face names, and a tied head occurs once, as the embedding; an exported folder is whole or not
+there. Every function is a collective: all ranks call it.
 """
 
 from __future__ import annotations
@@ -81,20 +81,35 @@ def load(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer) -> 
 
 
 def export(folder: Path, model: PackedModel, source: Path, dtype: str = "float32") -> None:
-    """Write a Hugging Face folder: parameters as `dtype`, and config, tokenizer and processor of `source`."""
+    """Write a Hugging Face folder: parameters as `dtype`, and config, tokenizer and processor of `source`.
+
+    A folder that is there is replaced by the new one, once that is complete.
+    """
     params = full_params(model)
     if dist.get_rank() == 0:
-        target = getattr(torch, dtype)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.to(target) for name, tensor in params.items()}
-        model.hf.save_pretrained(folder, state_dict=state)
-        _record_dtype(folder / "config.json", dtype)
+        aside = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        aside.mkdir(parents=True)
+        state = {name: tensor.to(getattr(torch, dtype)) for name, tensor in params.items()}
+        model.hf.save_pretrained(aside, state_dict=state)
+        _record_dtype(aside / "config.json", dtype)
         for path in sorted(source.iterdir()):
             # Tokenizer, processor and chat template as they were; weights and their index are ours.
             is_weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
-            if path.is_file() and not is_weights and not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+            if path.is_file() and not is_weights and not (aside / path.name).exists():
+                shutil.copyfile(path, aside / path.name)
+        _put_in_place(aside, folder)
     dist.barrier()
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Rename `made` to `folder`; one that is there is renamed before it is removed, so that no half of it is left."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    made.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _record_dtype(config: Path, dtype: str) -> None:
@@ -138,5 +153,5 @@ def _check_same_model(folder: Path, shapes: dict[str, torch.Size], reader: Any) 
             here, there = shapes.get(name), stored.get(name)
             raise ValueError(
                 f"checkpoint {folder} does not fit this model: {name} is {tuple(there) if there else 'absent'} in it "
-                f"and {tuple(here) if here else 'absent'} here; use the model.path it was trained with"
+                f"and {tuple(here) if here else 'absent'} here; use the model.path and learner.frozen it was made with"
             )

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from actors import learner_state
 from actors.learner import Learner, LearnerSettings, start_process_group
 from sake_ray.data.collate import TrainSample
 from sake_ray.types import ImageRef
@@ -236,6 +237,31 @@ def test_an_exported_folder_loads_and_holds_the_tied_head_once(
     learner.export(tmp_path / "half", "bfloat16")
     assert AutoConfig.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     assert len(AutoProcessor.from_pretrained(tmp_path / "export").tokenizer) == hf.config.text_config.vocab_size
+
+
+def test_an_export_that_is_cut_off_leaves_what_was_there_and_the_next_one_replaces_it(
+    model: Path, samples: list[TrainSample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    learner = make_learner(model)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(learner_state, "_record_dtype", killed)  # the weights are written, not all the rest
+        learner.export(tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+    learner.export(tmp_path / "policy")
+    (tmp_path / "policy" / "of the first").touch()
+    learner.update(samples)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(learner_state, "_record_dtype", killed)
+        learner.export(tmp_path / "policy")
+    assert (tmp_path / "policy" / "of the first").exists()
+    learner.export(tmp_path / "policy")
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert not (tmp_path / "policy" / "of the first").exists()
+    hf, _ = lc.load_plain(tmp_path / "policy")
+    assert largest_difference(learner.full_params(), {name: p.detach() for name, p in hf.named_parameters()}) == 0
 
 
 def test_an_image_is_read_once_however_often_it_is_shown(model: Path, samples: list[TrainSample]) -> None:
