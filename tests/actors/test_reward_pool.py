@@ -1,7 +1,8 @@
-"""Rewards come back in order; a crash in scoring is an error with its trajectory saved, never a number."""
+"""Rewards come back in order; a crash in scoring is an error with its trajectory saved, never a number or a step."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from actors.reward_pool import Crash, RewardError, RewardPool, RewardWorker, save_trajectories
 from sake_ray.trajectory import Segment, Trajectory, Turn
 from sake_ray.types import Completion, Entity, Example, ImageRef, Reward, StopReason, TextSearch
+from tests.sake_ray.trainer.fakes import SETTINGS, Outcome, Run, make_post
 
 
 class LengthScorer:
@@ -22,6 +24,15 @@ class LengthScorer:
         if "die" in trajectory.id:
             os._exit(1)
         return Reward(float(len(trajectory.token_ids)), 0, 0, 0, 0, 0, 0, 0)
+
+
+class SecondStepCrash:
+    """A reward by the tokens, until the weights have been updated once."""
+
+    def score(self, trajectory: Trajectory) -> Reward:
+        if trajectory.oldest_version == 1:
+            raise ZeroDivisionError("a bug of ours")
+        return Reward(float(trajectory.token_ids[-1]), 0, 0, 0, 0, 0, 0, 0)
 
 
 def trajectory(name: str, tokens: int = 1) -> Trajectory:
@@ -68,3 +79,22 @@ async def test_the_pool_scores_in_order_and_a_crash_stops_with_the_trajectory_sa
         await pool.score([trajectory("die")])
     assert len(os.listdir(tmp_path)) == 2
     await pool.shutdown()
+
+
+@pytest.mark.integration
+async def test_a_crash_ends_the_run_and_leaves_neither_a_row_nor_a_checkpoint_of_its_step(
+    local_ray: None, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, eval_every=0, checkpoint_every=1)
+    run = await Run.start(tmp_path, settings, posts=[make_post(name) for name in "abcd"])
+    pool = RewardPool.start(SecondStepCrash, workers=1, crash_folder=tmp_path / "crashes")
+    run.trainer.rewards = pool
+    with pytest.RaisesGroup(pytest.RaisesExc(RewardError, match="a bug of ours"), flatten_subgroups=True) as ended:
+        await run.trainer.run()
+    await pool.shutdown()
+    (saved,) = (tmp_path / "crashes").iterdir()
+    assert str(saved) in str(ended.value.exceptions[0])
+    assert set(json.loads(saved.read_text())[0]["versions"]) == {-1, 1}
+    left = Outcome.of(tmp_path)
+    assert left.step == run.learner.updates == 1
+    assert {row["step"] for row in left.metrics} == {row["step"] for row in left.trajectories} == {1}
