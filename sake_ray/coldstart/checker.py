@@ -1,23 +1,27 @@
 """Decides whether a teacher's trajectory may be learnt from, and says by name what is wrong with it.
 
 Knows nothing of teachers, models or files. Always holds: a trajectory without a problem is well-formed, asked for
-every unknown entity and for no known one, ended in exactly the gold answer, and says nothing of its instructions.
+every unknown entity and for no known one, ended in exactly the gold answer, and says nothing of its instructions;
+what an episode that broke off might still have done is not held against it.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sake_ray.coldstart.teacher_prompt import leaks
-from sake_ray.coldstart.teaching import Brief
+from sake_ray.coldstart.teaching import Brief, Need
 from sake_ray.data.images import Size, processed_size, to_processed
 from sake_ray.trajectory import Trajectory
 from sake_ray.types import Answer, Entity, ImageSearch, Malformed, PredictedEntity, StopReason, TextSearch
 
 BOX_TOLERANCE = 1.0
 """Pixels a side of an answered box may differ from gold: what rounding to whole pixels can do."""
+
+_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Reason(enum.StrEnum):
@@ -98,14 +102,12 @@ def _ending(trajectory: Trajectory) -> Iterator[Problem]:
                 Reason.FORMAT, f"turn {len(trajectory.turns)} is not one action in the form asked for ({why})"
             )
         case _:
-            yield Problem(
-                Reason.TOOL_ORDER, "each tool may be used once, and the last turn must be an answer"
-            )  # fmt: skip
+            yield Problem(Reason.TOOL_ORDER, f"turn {len(trajectory.turns)} is a search where none is left to make")
 
 
 def _order(trajectory: Trajectory, rules: CheckRules) -> Iterator[Problem]:
-    kinds = [type(turn.action) for turn in trajectory.turns if isinstance(turn.action, TextSearch | ImageSearch)]
-    if rules.image_first and kinds == [TextSearch, ImageSearch]:
+    kinds = [type(turn.action) for turn in trajectory.turns]
+    if rules.image_first and TextSearch in kinds and ImageSearch in kinds[kinds.index(TextSearch) :]:
         yield Problem(Reason.TOOL_ORDER, "the image search must come before the text search")
 
 
@@ -122,30 +124,39 @@ def _searches(trajectory: Trajectory, brief: Brief) -> Iterator[Problem]:
             asked[type(action)] |= about(query, names)
         if turn.observation is not None and any(result.status == "failed" for result in turn.observation.results):
             yield Problem(Reason.SEARCH_FAILED, "a search got no answer; nothing is wrong with the turn itself")
+    answered = trajectory.stop_reason is StopReason.ANSWER
+    # A query cannot tell two entities of one name apart: asking for the unknown one is asking for both.
+    may_ask = {_words(names[i]) for i, need in enumerate(brief.needs) if need is not Need.NONE or i in brief.free}
     for index, (name, need) in enumerate(zip(names, brief.needs, strict=True)):
-        if need.text and index not in asked[TextSearch]:
+        if answered and need.text and index not in asked[TextSearch]:
             yield Problem(Reason.UNKNOWN_NOT_SEARCHED, f"{name!r} is unknown, but no text search asks for it")
-        if need.image and index not in asked[ImageSearch]:
+        if answered and need.image and index not in asked[ImageSearch]:
             yield Problem(Reason.UNKNOWN_NOT_SEARCHED, f"what {name!r} looks like is unknown, but no image search asks")
-        known = not need.text and not need.image and index not in brief.free
-        if known and (index in asked[TextSearch] or index in asked[ImageSearch]):
+        if _words(name) not in may_ask and (index in asked[TextSearch] or index in asked[ImageSearch]):
             yield Problem(Reason.KNOWN_SEARCHED, f"{name!r} is known and must not be searched for")
     if count and not brief.searches and not brief.free:
         yield Problem(Reason.KNOWN_SEARCHED, "every entity is known: answer without a search")
 
 
 def about(query: str, names: Sequence[str]) -> set[int]:
-    """Which of the names a query asks for; of two names one inside the other only the longer counts."""
-    text = query.casefold()
-    inside = [index for index, name in enumerate(names) if name.casefold() in text]
+    """Which of the names a query asks for, by whole words; the York of a New York that is a name too does not count."""
+    text = _words(query)
+    places = [
+        (at, at + len(words), index)
+        for index, words in enumerate(map(_words, names))
+        for at in range(len(text) - len(words) + 1)
+        if words and text[at : at + len(words)] == words
+    ]
     return {
         index
-        for index in inside
-        if not any(
-            names[index].casefold() != names[other].casefold() and names[index].casefold() in names[other].casefold()
-            for other in inside
-        )
+        for start, end, index in places
+        if not any(left <= start and end <= right and right - left > end - start for left, right, _ in places)
     }
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Words as they are compared: case aside, and blanks, so that `B . B . King` is `B.B. King`."""
+    return tuple(_WORD.findall(text.casefold()))
 
 
 def _leak(trajectory: Trajectory, hidden: str, shown: str) -> Iterator[Problem]:
@@ -168,12 +179,17 @@ def _boxes(answer: Answer, size: Size) -> Iterator[Problem]:
 
 
 def _answer(answer: Answer, brief: Brief, size: Size) -> Iterator[Problem]:
-    """Gold and answer must pair up one to one; several entities may be equal, so each takes one of its like."""
+    """Gold and answer must pair up one to one; the pickiest gold entity chooses first among what is equal to it."""
     image = brief.example.image
     left = list(answer.entities)
-    for gold in brief.example.entities:
-        match = next((said for said in left if _equal(said, gold, (image.width, image.height), size)), None)
+    equal = {
+        index: [said for said in answer.entities if _equal(said, gold, (image.width, image.height), size)]
+        for index, gold in enumerate(brief.example.entities)
+    }
+    for index in sorted(equal, key=lambda index: len(set(equal[index]))):
+        match = next((said for said in equal[index] if said in left), None)
         if match is None:
+            gold = brief.example.entities[index]
             yield Problem(Reason.WRONG_ANSWER, f"the answer lacks {gold.text!r} with its type and box")
         else:
             left.remove(match)
