@@ -2,12 +2,13 @@
 
 Knows nothing of how an episode is played, nor of endpoints or data sets. Always holds: a post is accepted at most
 once; a rejected try is kept with its reasons, which the next try is told; a run that goes on in the same folder
-repeats no try that is there.
+repeats no try that is there, and takes none that was made of other gold or other tags.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.coldstart.checker import Problem, Reason
-from sake_ray.coldstart.secot_rows import observation_row
-from sake_ray.coldstart.stage_folder import GrowingFile
+from sake_ray.coldstart.secot_rows import observation_of, observation_row
+from sake_ray.coldstart.stage_folder import GrowingFile, write_json
 from sake_ray.coldstart.teaching import Brief, TeacherError
-from sake_ray.data.json_files import read_values
-from sake_ray.data.problems import DataError, ProblemLog
+from sake_ray.data.json_files import MAX_FILE_BYTES, read_values
+from sake_ray.data.problems import DataError, FieldError
 from sake_ray.trajectory import Trajectory
 
 ACCEPTED, REJECTED = "accepted.jsonl", "rejected.jsonl"
+_FORM = {
+    "id": str, "brief": str, "attempt": int, "needs": list, "reasons": list, "details": list, "tokens": int,
+    "turns": list,
+}  # fmt: skip
 
 Play = Callable[[Brief, str, int], Awaitable[Trajectory]]
 """(brief, feedback, number of the try) → the teacher's episode; raises `TeacherError` when it gave no turn."""
@@ -53,6 +58,23 @@ class AttemptLog:
         for row in _rows(self._rejected):
             self.rejected[row["id"]].append(row)
 
+    def check_belongs(self, brief: Brief) -> None:
+        """Refuse a brief whose post was tried as another.
+
+        Raises:
+            DataError: its tries were made of other gold or other needs.
+        """
+        post, ours = brief.example.id, brief_digest(brief)
+        for path, rows in (
+            (self._accepted.path, [self.accepted[post]] if post in self.accepted else []),
+            (self._rejected.path, self.rejected[post]),
+        ):
+            if any(row["brief"] != ours for row in rows):
+                raise DataError(
+                    f"{path}: post {post} was taught with other gold or other tags; choose another run.dir, or remove "
+                    "the folder"
+                )
+
     def accept(self, row: dict[str, Any]) -> None:
         """Keep a post's trajectory."""
         self._accepted.add(row)
@@ -75,8 +97,11 @@ async def build(
     """Try every post that is neither accepted nor out of tries; `on_post` hears how many are done.
 
     Raises:
+        DataError: a post's tries were made of other gold or other tags.
         TeacherRefused: the teacher will not answer at all; what was made so far is kept.
     """
+    for brief in briefs:
+        attempts.check_belongs(brief)
     open_posts = [
         brief
         for brief in briefs
@@ -124,18 +149,32 @@ async def _try_post(brief: Brief, play: Play, check: Check, attempts: AttemptLog
 def attempt_row(
     brief: Brief, trajectory: Trajectory | None, problems: Sequence[Problem], number: int
 ) -> dict[str, Any]:
-    """A try as a line of its file."""
+    """A try as a line of its file; `reasons` and `details` go together."""
     turns = trajectory.turns if trajectory is not None else []
     return {
         "id": brief.example.id,
+        "brief": brief_digest(brief),
         "attempt": number,
         "needs": [str(need) for need in brief.needs],
-        "reasons": list(dict.fromkeys(str(problem.reason) for problem in problems)),
+        "reasons": [str(problem.reason) for problem in problems],
         "details": [problem.detail for problem in problems],
         "stop_reason": str(trajectory.stop_reason) if trajectory is not None else "",
         "tokens": len(trajectory.token_ids) if trajectory is not None else 0,
         "turns": [{"text": turn.text, **observation_row(turn.observation)} for turn in turns],
     }
+
+
+def brief_digest(brief: Brief) -> str:
+    """12 hex digits over what a teacher is told of a post."""
+    example = brief.example
+    told = [
+        example.text,
+        [example.image.width, example.image.height],
+        [[entity.text, entity.type, [box.as_list() for box in entity.boxes]] for entity in example.entities],
+        [str(need) for need in brief.needs],
+        sorted(brief.free),
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -147,7 +186,7 @@ class BuildReport:
         by_need: accepted / given up, by what the post needed searched.
         by_turns: number of turns → accepted trajectories.
         teacher: requests, tokens and cost, where the teacher has them.
-        examples: reason → one rejected try's text.
+        examples: reason → the first try rejected for it: its post, what was wrong, and its turns.
     """
 
     posts: int
@@ -160,7 +199,7 @@ class BuildReport:
     searches: int
     tokens: int
     teacher: Mapping[str, Any]
-    examples: Mapping[str, str]
+    examples: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def of(cls, briefs: Sequence[Brief], attempts: AttemptLog, teacher: Mapping[str, Any]) -> BuildReport:
@@ -172,16 +211,17 @@ class BuildReport:
         for brief in briefs:
             outcome = "accepted" if brief.example.id in attempts.accepted else "given up"
             by_need[_need_of(brief)][outcome] += 1
-        examples: dict[str, str] = {}
+        examples: dict[str, dict[str, Any]] = {}
         for row in bad:
-            for reason, detail in zip(row["reasons"], row["details"], strict=False):
-                examples.setdefault(reason, f"{row['id']}: {detail}")
+            for reason, detail in zip(row["reasons"], row["details"], strict=True):
+                turns = [turn["text"] for turn in row["turns"]]
+                examples.setdefault(reason, {"post": row["id"], "detail": detail, "turns": turns})
         return cls(
             posts=len(ids),
             accepted=len(good),
             given_up=len(ids) - len(good),
             tries=len(good) + len(bad),
-            by_reason=dict(Counter(reason for row in bad for reason in row["reasons"]).most_common()),
+            by_reason=dict(Counter(reason for row in bad for reason in dict.fromkeys(row["reasons"])).most_common()),
             by_need={need: dict(counts) for need, counts in sorted(by_need.items())},
             by_turns=dict(sorted(Counter(len(row["turns"]) for row in good).items())),
             searches=sum(turn["kind"] != "" for row in good for turn in row["turns"]),
@@ -200,15 +240,19 @@ class BuildReport:
         for need, counts in self.by_need.items():
             lines.append(f"  {need:<28}" + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
         for reason, count in self.by_reason.items():
-            lines.append(f"rejected for {reason}: {count}, e.g. {self.examples.get(reason, '')[:120]}")
+            example = self.examples[reason]
+            lines.append(f"rejected for {reason}: {count}, e.g. {example['post']}: {example['detail']}"[:160])
         if self.teacher:
             lines.append("teacher: " + ", ".join(f"{name} {value}" for name, value in self.teacher.items()))
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:
-        """`report.json` and `report.md`."""
-        (folder / "report.json").write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
+        """`report.json` and, with an example of every reason, `report.md`."""
+        write_json(folder / "report.json", vars(self))
         text = f"# SAKE-SeCoT\n\n```\n{self.table()}```\n"
+        for reason, example in self.examples.items():
+            turns = "\n".join(example["turns"]) or "(no turn)"
+            text += f"\n## Rejected for {reason}\n\nPost {example['post']}: {example['detail']}\n\n```\n{turns}\n```\n"
         (folder / "report.md").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -222,8 +266,23 @@ def _need_of(brief: Brief) -> str:
 def _rows(file: GrowingFile) -> list[dict[str, Any]]:
     if file.empty:
         return []
-    rows = [value for _, value in read_values(file.path, ProblemLog("stop"))]
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("turns"), list):
-            raise DataError(f"{file.path}:{number}: is no trajectory of this stage; remove the line or the file")
+    rows = []
+    for line, row in read_values(file.path, max_value_chars=MAX_FILE_BYTES):
+        try:
+            _check_row(row)
+        except FieldError as error:
+            raise DataError(f"{file.path}:{line}: {error}; remove the line") from error
+        rows.append(row)
     return rows
+
+
+def _check_row(row: Any) -> None:
+    for key, kind in _FORM.items():
+        if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+            raise FieldError(key, f"is missing, or no {kind.__name__}")
+    if len(row["reasons"]) != len(row["details"]):
+        raise FieldError("details", "are not as many as reasons")
+    for at, turn in enumerate(row["turns"]):
+        if not isinstance(turn, dict) or not isinstance(turn.get("text"), str):
+            raise FieldError(f"turns[{at}].text", "is missing, or no str")
+        observation_of(turn, f"turns[{at}]")

@@ -57,6 +57,7 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         """Open or begin the file, without half a line at its end."""
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
