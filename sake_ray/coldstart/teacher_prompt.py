@@ -7,6 +7,7 @@ of the answer itself betray nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -189,9 +190,9 @@ def leaks(text: str, hidden: str, visible: str = "") -> str | None:
     for match in _LEAK.finditer(said):
         if match.group().casefold() not in shown.casefold():
             return match.group()
-    secret = {run for piece in _DATA.split(_plain(hidden, lines=True)) for run in _runs(piece)}
-    secret.difference_update(_runs(shown))
-    return next((" ".join(run) for run in _runs(said) if run in secret), None)
+    suspect = [run for run in _runs(said) if run in _secret(hidden)]
+    known = frozenset(_runs(shown)) if suspect else frozenset()
+    return next((" ".join(run) for run in suspect if run not in known), None)
 
 
 def _load(path: Path) -> str:
@@ -239,6 +240,12 @@ def _quoted(names: Sequence[str] | dict[str, None]) -> str:
 
 def _a(kind: SearchKind) -> str:
     return "a text search" if kind is SearchKind.TEXT else "an image search"
+
+
+@functools.lru_cache(maxsize=64)
+def _secret(hidden: str) -> frozenset[tuple[str, ...]]:
+    """The runs of words in hidden instructions; a post's turns and tries are looked at one after another."""
+    return frozenset(run for piece in _DATA.split(_plain(hidden, lines=True)) for run in _runs(piece))
 
 
 def _plain(text: str, *, lines: bool = False) -> str:
