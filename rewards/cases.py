@@ -1,19 +1,20 @@
 """Saved rollouts to score: `{responses, gold, config}` from a file, checked before anything is scored.
 
-Knows nothing of what a score is. Always holds: a case that is returned has text turns, gold rows of text,
-type and a box of none or four numbers, and a rule with every setting in range; unknown fields are refused.
+For a run's own `trajectories.jsonl` see `rewards.rows`. Knows nothing of what a score is. Always holds: a case that
+is returned has text turns, gold rows of text, type and a box of none or four numbers, and a rule with every setting
+in range; unknown fields are refused.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rewards.composite import PaperRule, ReleaseRule, Rule, Sizes
 from rewards.entities import Gold
+from rewards.fields import kind_of, known, list_at, object_at, text_at
 from rewards.parsing import read_quad
 from sake_ray.data.problems import FieldError
 from sake_ray.types import Reward
@@ -57,35 +58,32 @@ def read_case(value: object, preset: str) -> Case:
     Raises:
         FieldError: a field is missing, unknown, of the wrong type or out of range.
     """
-    row = _object(value, "case")
-    _known(row, (*_CASE_FIELDS, *_IGNORED), "")
+    row = object_at(value, "case")
+    known(row, (*_CASE_FIELDS, *_IGNORED), "")
     for name in _CASE_FIELDS[:2]:
         if name not in row:
             raise FieldError(name, "is missing")
-    config = _object(row.get("config", {}), "config")
-    _known(config, _SETTINGS[preset], "config.")
-    responses = _list(row["responses"], "responses", MAX_RESPONSES)
+    config = object_at(row.get("config", {}), "config")
+    known(config, _SETTINGS[preset], "config.")
+    responses = list_at(row["responses"], "responses", MAX_RESPONSES)
     for index, text in enumerate(responses):
-        if not isinstance(text, str):
-            raise FieldError(f"responses[{index}]", f"must be text, not {_kind(text)}")
+        text_at(text, f"responses[{index}]")
     if not responses:
         raise FieldError("responses", "is empty; an episode has at least one turn")
-    gold = [_gold(item, f"gold[{index}]") for index, item in enumerate(_list(row["gold"], "gold", MAX_GOLD))]
+    gold = [_gold(item, f"gold[{index}]") for index, item in enumerate(list_at(row["gold"], "gold", MAX_GOLD))]
     return Case(tuple(responses), tuple(gold), _rule(config, preset), _sizes(config))
 
 
 def _gold(value: object, where: str) -> Gold:
-    row = _object(value, where)
-    for name in ("entity", "type"):
-        if not isinstance(row.get(name), str):
-            raise FieldError(f"{where}.{name}", f"must be text, not {_kind(row.get(name))}")
+    row = object_at(value, where)
+    text, kind = (text_at(row.get(name), f"{where}.{name}") for name in ("entity", "type"))
     box = row.get("bbox")
     if not isinstance(box, list):
-        raise FieldError(f"{where}.bbox", f"must be a list, empty or of four numbers, not {_kind(box)}")
+        raise FieldError(f"{where}.bbox", f"must be a list, empty or of four numbers, not {kind_of(box)}")
     quad = read_quad(box)
     if box and quad is None:
         raise FieldError(f"{where}.bbox", f"must be empty or four numbers, not {box!r:.60}")
-    return Gold(row["entity"], row["type"], () if quad is None else (quad,))
+    return Gold(text, kind, () if quad is None else (quad,))
 
 
 def _rule(config: Mapping[str, Any], preset: str) -> Rule:
@@ -94,7 +92,7 @@ def _rule(config: Mapping[str, Any], preset: str) -> Rule:
         raise FieldError("config.reward_mode", f"must be EM or MultiEM, not {mode!r:.60}")
     flag = config.get("use_search_count_penalty", False)
     if not isinstance(flag, bool):
-        raise FieldError("config.use_search_count_penalty", f"must be true or false, not {_kind(flag)}")
+        raise FieldError("config.use_search_count_penalty", f"must be true or false, not {kind_of(flag)}")
     mix = (
         _number(config, "lambda_1", 0.25, 1.0),
         _number(config, "lambda_2", 0.25, 1.0),
@@ -122,9 +120,9 @@ def _sizes(config: Mapping[str, Any]) -> Sizes | None:
     if infos is None:
         return None
     where = "config.image_size_info"
-    if not _list(infos, where, MAX_RESPONSES * 64):
+    if not list_at(infos, where, MAX_RESPONSES * 64):
         raise FieldError(where, "is empty; leave it out when boxes are in original pixels")
-    info = _object(infos[0], f"{where}[0]")
+    info = object_at(infos[0], f"{where}[0]")
     pair = [_size(info.get(name), f"{where}[0].{name}") for name in ("processed_size", "original_size")]
     return Sizes(*pair)
 
@@ -143,30 +141,3 @@ def _number(config: Mapping[str, Any], name: str, default: float, high: float) -
         upper = "" if high == math.inf else f" to {high:g}"
         raise FieldError(f"config.{name}", f"must be a number from 0{upper}, not {value!r:.60}")
     return float(value)
-
-
-def _object(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise FieldError(where, f"must be an object, not {_kind(value)}")
-    return value
-
-
-def _list(value: object, where: str, most: int) -> Sequence[Any]:
-    if not isinstance(value, list):
-        raise FieldError(where, f"must be a list, not {_kind(value)}")
-    if len(value) > most:
-        raise FieldError(where, f"has {len(value)} items, at most {most} are read")
-    return value
-
-
-def _known(row: Mapping[str, Any], names: Sequence[str], prefix: str) -> None:
-    for key in row:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
-            raise FieldError(f"{prefix}{key!r:.60}", f"is not a field of this preset; {hint}")
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "nothing", bool: "true or false", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), "a number")

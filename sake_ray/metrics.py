@@ -166,6 +166,7 @@ def _row(trajectory: Trajectory, step: int, kind: str) -> dict[str, Any]:
         "id": trajectory.id,
         "example": trajectory.example.id,
         "post": trajectory.example.text,
+        "image_size": [trajectory.example.image.width, trajectory.example.image.height],
         "gold": [
             {"entity": e.text, "type": e.type, "boxes": [box.as_list() for box in e.boxes], "difficulty": e.difficulty}
             for e in trajectory.example.entities

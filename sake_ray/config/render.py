@@ -25,8 +25,8 @@ def help_text(config: Config, program: str) -> str:
         f"usage: {program} [preset=NAME] [section.field=value ...] [--dry-run] [--help]",
         "",
         f"Presets: {', '.join(preset_names())}, or the path of a .yaml file.",
-        f"Below: every setting, the value it has with preset={config.preset} unless you give another, its default (where",
-        "that is not the same), and its meaning.",
+        f"Below: every setting, the value it has with preset={config.preset} unless you give another, its meaning, and",
+        "its default where the preset, the job or you say otherwise.",
     ]
     for section in SECTIONS:
         lines += ["", f"{section.NAME}: {_summary(section)}"]

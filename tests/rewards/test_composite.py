@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.episode import EpisodeLimits, run_episode
 from rewards.cases import read_case
 from rewards.composite import PaperRule, ReleaseRule, Scorer, ScoringError, Sizes, gold_rows, rule_of
 from sake_ray.config import RewardConfig
@@ -32,7 +30,7 @@ from sake_ray.types import (
     StopReason,
     TextSearch,
 )
-from tests.envs.test_episode import PadCodec, PictureSearch, ScriptedPolicy
+from tests.rewards.episodes import episode_texts, gold_entities, played
 
 PIXELS = {"min_pixels": 100 * 100, "max_pixels": 100 * 100}
 SEEN = Observation(SearchKind.TEXT, ())
@@ -116,70 +114,13 @@ def test_the_paper_reward_does_not_depend_on_the_order_of_the_answer(order: list
     assert Scorer(PaperRule(), **PIXELS).score(trajectory((mixed, None))).gmner_f1 == pytest.approx(2 / 3)
 
 
-BOXES = [Box(40 * i, 0, 40 * i + 40, 60) for i in range(3)]
-_types = st.sampled_from(["PER", "LOC"])
-
-
-@st.composite
-def gold_entities(draw: st.DrawFn) -> tuple[Entity, ...]:
-    """Mentions, some of one text and type: what one of those shows, the next shows too or shows less of."""
-    found = []
-    for name in draw(st.lists(st.tuples(st.sampled_from(["Ada", "Rome"]), _types), unique=True, max_size=2)):
-        found += [Entity(*name, tuple(BOXES[:count])) for count in draw(st.lists(st.integers(0, 3), max_size=3))]
-    return tuple(draw(st.permutations(found)))
-
-
-def mostly(usual: st.SearchStrategy[str], *odd: str) -> st.SearchStrategy[str]:
-    return st.integers(0, 9).flatmap(lambda draw: st.sampled_from(odd) if draw == 0 else usual)
-
-
-_claims = st.fixed_dictionaries(
-    {
-        "entity": st.sampled_from(["Ada", " ada", "Rome"]),
-        "type": _types,
-        "box2d": st.sampled_from([[], [0, 0, 20, 30], [20.5, 0, 40, 29.9]]),
-    }
-)
-_answers = mostly(
-    st.lists(_claims, min_size=1, max_size=4).map(json.dumps),
-    *(f'[{{"entity": "Ada", "type": "PER", "box2d": {box}}}]' for box in ("[1e9, 0, 1, 1]", "[1]", "null", "[NaN]")),
-    '[{"entity": " ", "type": "PER", "box2d": []}]', '[{"entity": "Ada"}]', "[]", "{}", "[",
-)  # fmt: skip
-_queries = mostly(
-    st.sampled_from(['[{"query": "a"}]', '["Ada"]', '[{"q": "a"}]']),
-    '[{"query": " "}]', "[]", '"a"', '["a", "b", "c", "d", "e", "f"]', '[{"query": 1}]',
-)  # fmt: skip
-
-
-def turn(tag: str) -> st.SearchStrategy[str]:
-    body = _answers if tag == "answer" else _queries
-    reason = mostly(st.just("<reason>r</reason>"), "", "so <reason>r</reason>", "<reason>r", "<reason>r</reason>" * 2)
-    words = mostly(st.just(""), " so ", "<answer>[]</answer>", '<text_search>["b"]</text_search>')
-    end = mostly(st.just(""), "\n", "done", "<answer>[]</answer>")
-    return st.builds(lambda r, w, b, e: f"{r}{w}<{tag}>{b}</{tag}>{e}", reason, words, body, end)
-
-
-_searches = st.lists(st.sampled_from(["text_search", "image_search"]), max_size=2)
-_texts = _searches.flatmap(lambda tags: st.tuples(*map(turn, [*tags, "answer", "answer", "answer"][:3])))
-
-
-@settings(max_examples=200)
-@given(texts=_texts, entities=gold_entities(), room=st.sampled_from([10_000, 60, 60, 60]))
+@settings(max_examples=150)
+@given(texts=episode_texts, entities=gold_entities(), room=st.sampled_from([10_000, 60, 60, 60]))
 def test_raw_turns_score_as_the_episode_they_came_from(
     texts: tuple[str, ...], entities: tuple[Entity, ...], room: int
 ) -> None:
     """What `launch/score.py preset=paper` says of saved turns is what training said, whatever a policy wrote."""
-    episode = asyncio.run(
-        run_episode(
-            Example("post", "words", ImageRef("", 200, 200), entities),
-            policy=ScriptedPolicy(*texts),
-            codec=PadCodec(answer=room),
-            search=PictureSearch(),
-            limits=EpisodeLimits(max_tokens=2_000),
-            seed=0,
-            trajectory_id="t",
-        )
-    )
+    episode = played(texts, entities, room)
     rows = [row for entity in entities for row in gold_rows(entity)]
     turns = [turn.text for turn in episode.turns]
     for mode in ("EM", "MultiEM"):

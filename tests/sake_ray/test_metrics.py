@@ -239,6 +239,7 @@ def test_a_trajectory_s_row_tells_its_story_in_json() -> None:
     made = trajectory_rows([TrajectoryGroup(trajectory.example, [trajectory, malformed])], 9, "train")
     row, other = json.loads(json.dumps(made))
     assert (row["step"], row["kind"], row["example"], row["id"]) == (9, "train", "post", "post/0")
+    assert row["image_size"] == [10, 10]
     assert row["gold"] == [{"entity": "e0", "type": "PER", "boxes": [[1, 2, 3, 4]], "difficulty": "unknown"}]
     assert [turn["action"] for turn in row["turns"]] == ["TextSearch", "Answer"]
     assert row["turns"][0]["results"] == [
