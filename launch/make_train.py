@@ -2,7 +2,8 @@
 
 Starts a Ray head with the dashboard, submits `launch/rl_twitter17.py` to it as a job, follows its log with
 progress bars, and takes everything down again. Knows nothing of training. Always holds: only what was
-started here is stopped; Ctrl-C stops the job, which leaves a checkpoint, before the cluster goes.
+started here is stopped, and all of it, whenever a signal comes; Ctrl-C stops the job, which leaves a
+checkpoint, before the cluster goes, and a second one no longer waits for the job.
 """
 
 import sys
@@ -34,8 +35,36 @@ from sake_ray.config.plan import describe_plan, totals  # noqa: E402
 log = logging.getLogger("make_train")
 JOB = "rl_twitter17"
 HEAD_TIMEOUT_S = 120.0
+STOPPED = 130
 STOP_WAIT_S = 120
+TWICE_S = 1.0
 LAST_LINES_S = 5.0
+
+
+class Stop:
+    """Counts how often the user asked to stop; a signal handler that cuts nothing off halfway.
+
+    Once: the job is stopped, with a checkpoint. Again: its end is no longer waited for.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._last = -TWICE_S
+
+    def __call__(self, number: int, frame: object) -> None:
+        """A signal came; the same one sent twice at once (as `timeout` does) is one request."""
+        now = time.monotonic()
+        self.asked += now - self._last >= TWICE_S
+        self._last = now
+
+    def check(self) -> None:
+        """End the process if a stop was asked for: what `with` holds is taken down on the way.
+
+        Raises:
+            SystemExit: with status 130.
+        """
+        if self.asked:
+            raise SystemExit(STOPPED)
 
 
 def free_ports(preferred: Sequence[int], *, low: int = 20000, high: int = 32000) -> list[int]:
@@ -63,11 +92,12 @@ def _is_free(port: int) -> bool:
 
 
 @contextmanager
-def ray_head(num_cpus: int) -> Iterator[str]:
+def ray_head(num_cpus: int, stop: Stop | None = None) -> Iterator[str]:
     """A Ray head of our own with dashboard and token authentication; yields the dashboard's address.
 
     Raises:
         RuntimeError: it did not come up; with the end of its log.
+        SystemExit: `stop` was asked for before it was up.
     """
     folder = Path(tempfile.mkdtemp(prefix="sr-"))  # short: Ray puts unix sockets below it
     gcs, dashboard, client, agent = free_ports((6379, 8265, 10001, 52365))
@@ -76,6 +106,7 @@ def ray_head(num_cpus: int) -> Iterator[str]:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nobody is served here: no need to wait for what still runs
     }
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", f"--port={gcs}"]
@@ -85,16 +116,17 @@ def ray_head(num_cpus: int) -> Iterator[str]:
     with output.open("w") as sink:
         head = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)
     try:
-        _wait_for(dashboard, head, output)
+        _wait_for(dashboard, head, output, stop or Stop())
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         _end(head)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(port: int, head: subprocess.Popen[bytes], output: Path) -> None:
+def _wait_for(port: int, head: subprocess.Popen[bytes], output: Path, stop: Stop) -> None:
     deadline = time.monotonic() + HEAD_TIMEOUT_S
     while time.monotonic() < deadline:
+        stop.check()
         if head.poll() is not None:
             break
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -111,42 +143,55 @@ def _end(head: subprocess.Popen[bytes]) -> None:
         head.wait(timeout=30)
     except subprocess.TimeoutExpired:
         log.warning("the Ray head did not end in 30 s; killing it")
-    with suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)
-    head.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
 
 
-async def run(address: str, arguments: Sequence[str], run_dir: Path) -> int:
-    """Submit the job, follow it to its end, and return its exit status (0 succeeded, 1 failed, 130 stopped)."""
+async def run(address: str, arguments: Sequence[str], run_dir: Path, stop: Stop) -> int:
+    """Submit the job, follow it to its end, and return its exit status (0 succeeded, 1 failed, 130 stopped).
+
+    Raises:
+        SystemExit: `stop` was asked for before there was a job.
+    """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    client = await asyncio.to_thread(_connect, JobSubmissionClient, address)
+    client = await _connect(JobSubmissionClient, address, stop)
     entrypoint = shlex.join(["python", f"launch/{JOB}.py", *arguments])
     job_id = client.submit_job(entrypoint=entrypoint, runtime_env=job_environment())
     log.info("dashboard: %s   job: %s", address, job_id)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     follow = asyncio.create_task(_follow(client, job_id))
     bars = asyncio.create_task(_draw_bars(run_dir / PROGRESS, time.time()))
-    told = False
-    while not (await asyncio.to_thread(client.get_job_status, job_id)).is_terminal():
-        if stop.is_set() and not told:
-            told = True
-            log.info("stopping the job; it writes a checkpoint first")
-            await asyncio.to_thread(client.stop_job, job_id)
-        await asyncio.sleep(0.5)
-    await asyncio.wait({follow}, timeout=LAST_LINES_S)
+    ended = await _until_ended(client, job_id, stop)
+    await asyncio.wait({follow}, timeout=LAST_LINES_S if ended else 0)
     if follow.done() and (error := follow.exception()):
         log.warning("the job's log was not followed to its end (%s): ray job logs %s has it", error, job_id)
     follow.cancel()
     bars.cancel()
     await asyncio.gather(follow, bars, return_exceptions=True)
+    if not ended:
+        log.warning("not waiting for the job any longer; what it has not saved is lost")
+        return STOPPED
     status = client.get_job_status(job_id)
     if status == JobStatus.SUCCEEDED:
         return 0
     log.error("the job ended as %s: %s", status.value, client.get_job_info(job_id).message)
-    return 130 if stop.is_set() else 1
+    return STOPPED if stop.asked else 1
+
+
+async def _until_ended(client: Any, job_id: str, stop: Stop) -> bool:
+    """Wait for the job's end, asking for it when `stop` is asked for; False when that was asked again."""
+    told = False
+    while not (await asyncio.to_thread(client.get_job_status, job_id)).is_terminal():
+        if stop.asked > 1:
+            return False
+        if stop.asked and not told:
+            told = True
+            log.info("stopping the job; it writes a checkpoint first (once more: do not wait for it)")
+            await asyncio.to_thread(client.stop_job, job_id)
+        await asyncio.sleep(0.5)
+    return True
 
 
 def job_environment() -> dict[str, Any]:
@@ -155,16 +200,17 @@ def job_environment() -> dict[str, Any]:
     return {"working_dir": str(ROOT), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}}
 
 
-def _connect(make_client: Any, address: str) -> Any:
+async def _connect(make_client: Any, address: str, stop: Stop) -> Any:
     """The job client; the dashboard answers a little after its port is open."""
     deadline = time.monotonic() + HEAD_TIMEOUT_S
     while True:
+        stop.check()
         try:
-            return make_client(address)
+            return await asyncio.to_thread(make_client, address)
         except (ConnectionError, RuntimeError) as error:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the dashboard at {address} does not answer: {error}") from error
-            time.sleep(0.5)
+        await asyncio.sleep(0.5)
 
 
 async def _follow(client: Any, job_id: str) -> None:
@@ -196,8 +242,11 @@ def main(arguments: Sequence[str]) -> int:
     given = absolute_paths([word for word in arguments if not word.startswith("run.dir=")], Path.cwd())
     cpus, _ = totals(describe_plan(config))
     began = time.monotonic()
-    with ray_head(max(os.cpu_count() or 1, round(cpus + 0.49))) as address:
-        status = asyncio.run(run(address, [*given, f"run.dir={run_dir}"], run_dir))
+    stop = Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with ray_head(max(os.cpu_count() or 1, round(cpus + 0.49)), stop) as address:
+        status = asyncio.run(run(address, [*given, f"run.dir={run_dir}"], run_dir, stop))
     log.info("ended with status %d after %.0f s; everything is in %s", status, time.monotonic() - began, run_dir)
     return status
 
