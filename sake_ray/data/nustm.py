@@ -189,12 +189,18 @@ def _parse_xml(path: Path) -> ElementTree.Element:
     data = path.read_bytes()
     if len(data) > MAX_XML_BYTES:
         raise FieldError("xml", f"{len(data)} bytes are more than the {MAX_XML_BYTES} an annotation may have")
-    if b"<!" in data.replace(b"<!--", b""):
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FieldError("xml", f"not UTF-8 (byte {error.start}: {error.reason}); re-encode it") from error
+    # Decoded first: in another encoding that the parser knows, a document type would not look like one here. Given
+    # text, the parser takes no heed of an encoding the file declares.
+    if "<!" in text.replace("<!--", ""):
         raise FieldError("xml", "declares a document type or entities; annotations have none")
     depth = 0
     root: ElementTree.Element | None = None
     try:
-        for event, element in ElementTree.iterparse(io.BytesIO(data), events=("start", "end")):
+        for event, element in ElementTree.iterparse(io.StringIO(text), events=("start", "end")):
             root = element if root is None else root
             depth += 1 if event == "start" else -1
             if depth > MAX_XML_DEPTH:

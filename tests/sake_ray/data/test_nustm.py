@@ -89,6 +89,23 @@ def test_bad_annotations_are_named_by_their_own_file(tmp_path: Path, old: str, n
         load_split(tmp_path, "train", images="standin")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-7", "cp037"])
+def test_a_document_type_does_not_hide_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    """Its entity would otherwise become part of a name, and a nest of entities would fill the memory."""
+    text = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "Ann Lee">]>'
+    folder = _write(tmp_path)
+    (folder / "xml" / "O_1.xml").write_bytes((text + XML.replace("<name>Ann Lee", "<name>&b;")).encode(encoding))
+    with pytest.raises(DataError, match=r"O_1\.xml:1: xml: (not UTF-8|broken XML|declares a document type)"):
+        load_split(folder, "train", images="standin")
+
+
+def test_a_byte_order_mark_and_a_declared_encoding_change_nothing(tmp_path: Path) -> None:
+    expected = load_split(_write(tmp_path), "train", images="standin").examples
+    content = f'<?xml version="1.0" encoding="utf-16"?>{XML}'.encode("utf-8-sig")
+    (tmp_path / "xml" / "O_1.xml").write_bytes(content)
+    assert load_split(tmp_path, "train", images="standin").examples == expected
+
+
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     (_write(tmp_path) / "xml" / "O_1.xml").unlink()
     (tmp_path / "xml").rmdir()
