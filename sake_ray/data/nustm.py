@@ -193,8 +193,10 @@ def _parse_xml(path: Path) -> ElementTree.Element:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FieldError("xml", f"not UTF-8 (byte {error.start}: {error.reason}); re-encode it") from error
-    # Decoded first: in another encoding that the parser knows, a document type would not look like one here. Given
-    # text, the parser takes no heed of an encoding the file declares.
+    # In another encoding that the parser knows, a document type would not look like one here. Given text, the parser
+    # takes no heed of a declared encoding, but it still goes by the zero bytes of UTF-16.
+    if "\0" in text:
+        raise FieldError("xml", "not UTF-8 (it holds zero bytes); re-encode it")
     if "<!" in text.replace("<!--", ""):
         raise FieldError("xml", "declares a document type or entities; annotations have none")
     depth = 0
