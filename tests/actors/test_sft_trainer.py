@@ -38,10 +38,11 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_polls() -> Iterator[None]:
-    """Ray Train looks at its workers every two seconds, which is most of the time these runs take."""
+def quick_ray_train() -> Iterator[None]:
+    """Looks at its workers more often than every two seconds, and starts no actor that watches for drained nodes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         yield
 
 
