@@ -7,20 +7,22 @@
 
 `images` of a row holds a picture for every `<image>` of its messages, in order; a result names its pictures by their
 index there. Knows nothing of tokens or models. Always holds: `read_demonstrations` gives back what `write_dataset`
-was given, pictures that the policy is not shown left out; a row that breaks its form stops with file, row and field.
+was given but for entities' `seen` and pictures that the policy is not shown; a row that breaks its form, or a picture
+that is not there in its size, stops with file, row and field.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sake_ray.coldstart.secot_rows import observation_row
+from sake_ray.coldstart.secot_rows import STATUSES, observation_row
 from sake_ray.coldstart.teaching import Demonstration, Need, TaughtTurn
 from sake_ray.data.gold import check_box
 from sake_ray.data.images import ImageError, image_size, load_image
@@ -29,10 +31,14 @@ from sake_ray.data.problems import DataError, FieldError
 from sake_ray.prompts import Part, Prompts
 from sake_ray.types import Difficulty, Entity, Example, ImageRef, Observation, QueryResult, SearchKind
 
+if TYPE_CHECKING:
+    import pyarrow
+
 PARQUET, MESSAGES, CARD, IMAGES = "data/train.parquet", "messages.jsonl", "README.md", "images"
 MAX_ROWS = 1_000_000
 MAX_PARQUET_BYTES = 64 * 2**30
 IMAGE_MARK = "<image>"
+_BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +55,29 @@ def write_dataset(
     """Write the folder's files; `card` is the text of the card below its header.
 
     Raises:
-        ImageError: a picture is missing or broken; names it.
+        ImageError: a picture is missing, broken or of another size; names it.
     """
-    import datasets
+    from pyarrow import Table
+    from pyarrow.parquet import ParquetWriter
 
     (folder / PARQUET).parent.mkdir(parents=True, exist_ok=True)
-    rows, lines = [], []
-    for demonstration in demonstrations:
-        chat = _Chat.of(demonstration, prompts, options.max_chars)
-        rows.append(_row(demonstration, chat, embedded=options.embedded))
-        paths = [_path(ref, folder) for ref in chat.images]
-        lines.append({"id": demonstration.example.id, "messages": chat.messages, "images": paths})
-    write_lines(folder / MESSAGES, lines)
+    chats = [_Chat.of(demonstration, prompts, options.max_chars) for demonstration in demonstrations]
+    write_lines(
+        folder / MESSAGES,
+        (
+            {"id": taught.example.id, "messages": chat.messages, "images": [_path(ref, folder) for ref in chat.images]}
+            for taught, chat in zip(demonstrations, chats, strict=True)
+        ),
+    )
     scratch = folder / f"{PARQUET}.unfinished"
-    datasets.Dataset.from_list(rows, features=_features()).to_parquet(str(scratch))
+    schema = _schema()
+    with ParquetWriter(scratch, schema) as file:
+        for start in range(0, len(chats), _BATCH_ROWS):  # embedded pictures of all rows would not fit into memory
+            pairs = zip(demonstrations[start : start + _BATCH_ROWS], chats[start : start + _BATCH_ROWS], strict=True)
+            rows = [_row(taught, chat, embedded=options.embedded) for taught, chat in pairs]
+            file.write_table(Table.from_pylist(rows, schema=schema))
     os.replace(scratch, folder / PARQUET)
-    (folder / CARD).write_text(_card(card, len(rows)), encoding="utf-8")
+    (folder / CARD).write_text(_card(card, len(chats)), encoding="utf-8")
 
 
 def read_demonstrations(folder: Path) -> list[Demonstration]:
@@ -86,13 +99,14 @@ def read_demonstrations(folder: Path) -> list[Demonstration]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows > MAX_ROWS:
                 raise DataError(f"{path}: {file.metadata.num_rows} rows are more than {MAX_ROWS}")
-            for batch in file.iter_batches(batch_size=64):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
                     try:
                         found.append(_demonstration(row))
                     except FieldError as error:
                         raise DataError(f"{path}: row {len(found)}: {error}") from error
-    except pyarrow.ArrowException as error:
+    # Broken pages come as OSError, broken text in them as UnicodeDecodeError.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as parquet: {error}") from error
     return found
 
@@ -113,15 +127,20 @@ class _Chat:
         chat = cls([], [])
         chat._user(prompts.first_turn(example))
         for turn in demonstration.turns:
-            chat.messages.append({"role": "assistant", "content": turn.text})
+            chat.messages.append({"role": "assistant", "content": _unmarked(turn.text)})
             if turn.observation is not None:
                 chat._user(prompts.search_turn(example, turn.observation, max_chars))
         return chat
 
     def _user(self, parts: Sequence[Part]) -> None:
         self.images.extend(part for part in parts if isinstance(part, ImageRef))
-        content = "".join(IMAGE_MARK if isinstance(part, ImageRef) else part for part in parts)
+        content = "".join(IMAGE_MARK if isinstance(part, ImageRef) else _unmarked(part) for part in parts)
         self.messages.append({"role": "user", "content": content})
+
+
+def _unmarked(text: str) -> str:
+    """The text without words that would stand for a picture."""
+    return text.replace(IMAGE_MARK, "< image >")
 
 
 def _row(demonstration: Demonstration, chat: _Chat, *, embedded: bool) -> dict[str, Any]:
@@ -153,16 +172,21 @@ def _turn_row(turn: TaughtTurn, images: Sequence[ImageRef]) -> dict[str, Any]:
     for result, cell in zip(results, row["results"], strict=True):
         # Only what the policy was shown has a place among the pictures.
         shown = turn.observation is not None and turn.observation.kind is SearchKind.IMAGE
+        shown = shown and result.status == "success"
+        # Text from the web may hold half a surrogate pair, which parquet cannot; the policy is never shown one.
+        cell["query"], cell["text"] = (cell[key].encode("utf-8", "ignore").decode() for key in ("query", "text"))
         cell["images"] = [images.index(ref) for ref in result.images if ref in images] if shown else []
     return {"text": turn.text, **row}
 
 
 def _cell(ref: ImageRef, *, embedded: bool) -> dict[str, Any]:
-    """A picture as the Image feature of `datasets` stores it."""
-    if ref.data is None and ref.standin is None:
-        path = Path(ref.path).resolve()
-        return {"path": None, "bytes": path.read_bytes()} if embedded else {"path": str(path), "bytes": None}
-    return {"path": None, "bytes": _bytes(ref)}
+    """A picture as `datasets` stores it."""
+    if ref.data is not None or ref.standin is not None:
+        return {"path": None, "bytes": _bytes(ref)}
+    path = Path(ref.path).resolve()
+    if (found := image_size(path)) != (ref.width, ref.height):
+        raise ImageError(f"{path}: {found[0]} x {found[1]} pixels, but its reference says {ref.width} x {ref.height}")
+    return {"path": None, "bytes": path.read_bytes()} if embedded else {"path": str(path), "bytes": None}
 
 
 def _path(ref: ImageRef, folder: Path) -> str:
@@ -185,34 +209,37 @@ def _bytes(ref: ImageRef) -> bytes:
     return buffer.getvalue()
 
 
-def _features() -> Any:
-    from datasets import Features, Image, Sequence, Value
+def _schema() -> pyarrow.Schema:
+    """The columns, with the note that tells `datasets` which of them are pictures (its own import brings torch)."""
+    import pyarrow
 
-    text, number = Value("string"), Value("int64")
-    return Features(
-        {
-            "id": text,
-            "text": text,
-            "entities": [
-                {
-                    "text": text, "type": text, "coarse_type": text, "difficulty": text, "need": text,
-                    "boxes": Sequence(Sequence(number)),
-                }
-            ],
-            "turns": [
-                {
-                    "text": text,
-                    "kind": text,
-                    "results": [{"query": text, "status": text, "text": text, "images": Sequence(number)}],
-                }
-            ],
-            "messages": [{"role": text, "content": text}],
-            "images": Sequence(Image()),
-            "image_sizes": Sequence(Sequence(number)),
-            "teacher": text,
-            "attempts": number,
-        }
-    )  # fmt: skip
+    text, number, many = pyarrow.string(), pyarrow.int64(), pyarrow.list_
+    picture = pyarrow.struct({"bytes": pyarrow.binary(), "path": text})
+    entity = dict.fromkeys(("text", "type", "coarse_type", "difficulty", "need"), text)
+    result = {"query": text, "status": text, "text": text, "images": many(number)}
+    columns = {
+        "id": text,
+        "text": text,
+        "entities": many(pyarrow.struct({**entity, "boxes": many(many(number))})),
+        "turns": many(pyarrow.struct({"text": text, "kind": text, "results": many(pyarrow.struct(result))})),
+        "messages": many(pyarrow.struct({"role": text, "content": text})),
+        "images": many(picture),
+        "image_sizes": many(many(number)),
+        "teacher": text,
+        "attempts": number,
+    }
+
+    def feature(kind: Any) -> Any:
+        if kind == picture:
+            return {"_type": "Image"}
+        if pyarrow.types.is_list(kind):
+            return [feature(kind.value_type)]
+        if pyarrow.types.is_struct(kind):
+            return {field.name: feature(field.type) for field in kind}
+        return {"dtype": str(kind), "_type": "Value"}
+
+    note = {"info": {"features": {name: feature(kind) for name, kind in columns.items()}}}
+    return pyarrow.schema(columns, metadata={"huggingface": json.dumps(note)})
 
 
 _CARD = """---
@@ -278,28 +305,29 @@ def _images(row: Mapping[str, Any], post: str) -> list[ImageRef]:
     cells, sizes = _list(row, "images"), _list(row, "image_sizes")
     if len(cells) != len(sizes):
         raise FieldError("image_sizes", f"{len(sizes)} sizes for {len(cells)} images")
-    refs = []
+    refs: list[ImageRef] = []
     for at, (cell, size) in enumerate(zip(cells, sizes, strict=True)):
         where = f"images[{at}]"
         if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             raise FieldError(f"image_sizes[{at}]", f"{size!r:.40} is not [width, height]")
-        data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
-        if data is not None:
+        data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
+        if isinstance(data, bytes):
             ref = ImageRef(f"{post}#{hashlib.sha256(data).hexdigest()[:12]}", size[0], size[1], data=data)
             _check_size(data, ref, where)
         elif isinstance(path, str) and Path(path).is_absolute() and ".." not in PurePosixPath(path).parts:
             ref = ImageRef(path, size[0], size[1])
             if not Path(path).is_file():
                 raise FieldError(where, f"{path} does not exist; build with secot.images=embedded to move the data set")
+            _check_size(Path(path), ref, where)
         else:
             raise FieldError(where, "has neither bytes nor an absolute path")
-        refs.append(ref)
+        refs.append(next((same for same in refs if same == ref), ref))  # a picture shown again is held once
     return refs
 
 
-def _check_size(data: bytes, ref: ImageRef, where: str) -> None:
+def _check_size(source: bytes | Path, ref: ImageRef, where: str) -> None:
     try:
-        found = image_size(data, name=where)
+        found = image_size(source, name=ref.path)
     except ImageError as error:
         raise FieldError(where, str(error)) from error
     if found != (ref.width, ref.height):
@@ -307,7 +335,7 @@ def _check_size(data: bytes, ref: ImageRef, where: str) -> None:
 
 
 def _turn(cell: Any, where: str, images: Sequence[ImageRef]) -> TaughtTurn:
-    text, kind = _text(cell, "text", where), cell.get("kind")
+    text, kind = _text(cell, "text", where), _text(cell, "kind", where)
     if not kind:
         return TaughtTurn(text)
     if kind not in set(SearchKind):
@@ -318,12 +346,10 @@ def _turn(cell: Any, where: str, images: Sequence[ImageRef]) -> TaughtTurn:
         indices = _list(result, "images", inner)
         if not all(isinstance(index, int) and 0 <= index < len(images) for index in indices):
             raise FieldError(f"{inner}.images", f"{indices!r:.60} are not indices into the row's images")
-        results.append(
-            QueryResult(
-                _text(result, "query", inner), _text(result, "status", inner), _text(result, "text", inner),
-                tuple(images[index] for index in indices),
-            )
-        )  # fmt: skip
+        query, status, told = (_text(result, key, inner) for key in ("query", "status", "text"))
+        if status not in STATUSES:
+            raise FieldError(f"{inner}.status", f"{status!r:.40} is not one of {', '.join(STATUSES)}")
+        results.append(QueryResult(query, status, told, tuple(images[index] for index in indices)))
     return TaughtTurn(text, Observation(SearchKind(kind), tuple(results)))
 
 

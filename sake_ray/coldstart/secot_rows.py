@@ -1,7 +1,7 @@
 """What a search answered, as JSON and back.
 
-Knows nothing of trajectories or data sets. Always holds: what comes back equals what went in, pictures by reference;
-a picture that is only in memory has no reference and is refused.
+Knows nothing of trajectories or data sets. Always holds: what comes back equals what went in but for how it was got
+(`latency_s`, `cached`), pictures by reference; a picture that is only in memory has no reference and is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from sake_ray.data.problems import FieldError
 from sake_ray.types import ImageRef, Observation, QueryResult, SearchKind
 
-_STATUSES = ("success", "no_result", "failed")
+STATUSES = ("success", "no_result", "failed")
 
 
 def observation_row(observation: Observation | None) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def observation_of(row: Mapping[str, Any], where: str) -> Observation | None:
     kind, results = row.get("kind"), row.get("results")
     if kind == "":
         return None
-    if kind not in set(SearchKind) or not isinstance(results, list):
+    if not isinstance(kind, str) or kind not in set(SearchKind) or not isinstance(results, list):
         raise FieldError(f"{where}.kind", f"{kind!r:.40} is no kind of search with results")
     return Observation(
         SearchKind(kind), tuple(_result(item, f"{where}.results[{i}]") for i, item in enumerate(results))
@@ -51,7 +51,7 @@ def _result(item: Any, where: str) -> QueryResult:
         raise FieldError(where, "is no object")
     query, status, text = item.get("query"), item.get("status"), item.get("text")
     images = item.get("images")
-    if not isinstance(query, str) or status not in _STATUSES or not isinstance(text, str):
+    if not isinstance(query, str) or status not in STATUSES or not isinstance(text, str):
         raise FieldError(where, "needs query and text, and a status of success, no_result or failed")
     if not isinstance(images, list):
         raise FieldError(f"{where}.images", "is no list")
