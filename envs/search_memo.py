@@ -1,7 +1,7 @@
 """Remembers what searches answered, in memory and in a file, so that a second try or a second run asks nothing twice.
 
 Knows nothing of tools or teachers. Always holds: what failed is not remembered; of several who ask the same at once
-one asks the tool; an answer is on disk before anyone gets it.
+one asks the tool; an answer is on disk before anyone gets it; one whose pictures are gone is asked for anew.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sake_ray.coldstart.secot_rows import observation_of, observation_row
 from sake_ray.coldstart.stage_folder import GrowingFile
-from sake_ray.data.json_files import read_values
-from sake_ray.data.problems import DataError, FieldError, ProblemLog
+from sake_ray.data.json_files import MAX_FILE_BYTES, read_values
+from sake_ray.data.problems import DataError, FieldError
 from sake_ray.interfaces import SearchClient
 from sake_ray.types import Example, ImageSearch, Observation, SearchKind, TextSearch
 
@@ -56,20 +57,28 @@ class SearchMemo:
         self.asked += 1
         observation = await self._search.search(example, action)
         if all(result.status != "failed" for result in observation.results):
-            post, kind, queries = key
-            self._file.add({"post": post, "queries": list(queries), **observation_row(observation), "asked": kind})
+            post, _, queries = key
+            self._file.add({"post": post, "queries": list(queries), **observation_row(observation)})
             self._known[key] = observation
         return observation
 
     def _read(self, path: Path) -> None:
-        for line, row in read_values(path, ProblemLog("stop")):
+        for line, row in read_values(path, max_value_chars=MAX_FILE_BYTES):
             try:
-                if not isinstance(row, dict) or not isinstance(row.get("queries"), list):
-                    raise FieldError("queries", "is missing")
-                observation = observation_of(row, "line")
-                if observation is None or not isinstance(row.get("post"), str):
-                    raise FieldError("kind", "is missing")
+                key, observation = _remembered(row)
             except FieldError as error:
-                raise DataError(f"{path}:{line}: {error}") from error
-            key = (row["post"], str(observation.kind), tuple(str(query) for query in row["queries"]))
-            self._known[key] = observation
+                raise DataError(f"{path}:{line}: {error}; remove the line or the file") from error
+            if all(Path(image.path).is_file() for result in observation.results for image in result.images):
+                self._known[key] = observation
+
+
+def _remembered(row: Any) -> tuple[_Key, Observation]:
+    if not isinstance(row, dict) or not isinstance(row.get("post"), str):
+        raise FieldError("post", "is missing")
+    queries = row.get("queries")
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise FieldError("queries", "is no list of texts")
+    observation = observation_of(row, "answer")
+    if observation is None:
+        raise FieldError("kind", "is missing")
+    return (row["post"], str(observation.kind), tuple(queries)), observation

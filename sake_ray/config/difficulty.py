@@ -36,7 +36,7 @@ def parse_weights(text: str) -> dict[Difficulty, float]:
         except ValueError:
             raise ConfigError(f"{FIELD}={text}: {number!r} is no weight; write for instance {name}:0.5") from None
         if not (math.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"{FIELD}={text}: the weight of {name} must be 0 or more")
+            raise ConfigError(f"{FIELD}={text}: the weight of {name} must be a finite number from 0 on")
         weights[Difficulty(name)] = weight
     if not any(weights.values()):
         raise ConfigError(f"{FIELD}={text}: no difficulty has a weight above 0; the default is {FIELD}=ambiguous")
