@@ -3,13 +3,16 @@
 Knows nothing of vLLM or Ray: a transport drives the three calls of `WeightControl` and is handed the
 parameters already local (Ray brings them to the node as one object, shared by all workers there).
 Always holds: the shared-memory file is private to the user, exists only while one bucket is being
-loaded, and is removed whatever fails; a transport that does not exist here is refused by name.
+loaded, and is removed whatever fails; a file is taken for left behind only where its process would be seen;
+a transport that does not exist here is refused by name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import math
 import os
 import shutil
@@ -158,7 +161,7 @@ class ShmWeightSync:
     def _file(self) -> Iterator[Path]:
         """A name for one bucket; the engine's mapping outlives the file, so it goes at once."""
         self._count += 1
-        path = self._folder / f"{FILE_PREFIX}{os.getpid()}-{self._count}"
+        path = self._folder / f"{FILE_PREFIX}{pid_space()}-{os.getpid()}-{self._count}"
         try:
             yield path
         finally:
@@ -173,11 +176,25 @@ class ShmWeightSync:
             )
 
     def _remove_stale(self) -> None:
-        """Remove what a killed process left behind."""
-        for path in self._folder.glob(f"{FILE_PREFIX}*"):
-            pid = path.name.removeprefix(FILE_PREFIX).partition("-")[0]
-            if pid.isdigit() and not Path("/proc", pid).exists():
-                path.unlink(missing_ok=True)
+        """Remove what a killed process of this user left behind.
+
+        Containers may share the folder and not their process ids: a file of another space is let be, since whether
+        its process lives cannot be told from here.
+        """
+        own = f"{FILE_PREFIX}{pid_space()}-"
+        for path in self._folder.glob(f"{own}*"):
+            pid = path.name.removeprefix(own).partition("-")[0]
+            # Another worker may be removing the same file; and in a sticky folder only the owner can.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                if pid.isdigit() and not Path("/proc", pid).exists() and path.lstat().st_uid == os.getuid():
+                    path.unlink()
+
+
+@functools.cache
+def pid_space() -> str:
+    """A name for where a process id means one process: this boot of the machine, and this pid namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return hashlib.sha256(f"{boot} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:12]
 
 
 def make_weight_sync(backend: str) -> WeightSync:

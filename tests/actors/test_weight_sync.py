@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.weight_sync import ALIGNMENT, FILE_PREFIX, ShmWeightSync, WeightSyncError, make_weight_sync, plan_buckets
+from actors.weight_sync import (
+    ALIGNMENT,
+    FILE_PREFIX,
+    ShmWeightSync,
+    WeightSyncError,
+    make_weight_sync,
+    pid_space,
+    plan_buckets,
+)
 
 
 class ReadingEngine:
@@ -97,16 +105,52 @@ async def test_what_cannot_be_handed_over_is_refused_before_the_engine_is_touche
     assert engine.calls == []
 
 
+DEAD = 999_999_999  # above any process id Linux gives
+
+
 def test_files_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp_path: Path) -> None:
-    dead, alive, other = (
-        tmp_path / f"{FILE_PREFIX}999999999-1",
-        tmp_path / f"{FILE_PREFIX}{os.getpid()}-1",
+    dead, alive, other, elsewhere = (
+        tmp_path / f"{FILE_PREFIX}{pid_space()}-{DEAD}-1",
+        tmp_path / f"{FILE_PREFIX}{pid_space()}-{os.getpid()}-1",
         tmp_path / "x",
+        tmp_path / f"{FILE_PREFIX}another-{DEAD}-1",  # of a container whose processes are not seen here
     )
-    for path in (dead, alive, other):
+    for path in (dead, alive, other, elsewhere):
         path.touch()
     ShmWeightSync(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([alive, other])
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other, elsewhere])
+
+
+def test_another_users_file_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / f"{FILE_PREFIX}{pid_space()}-{DEAD}-1"
+    theirs.touch()
+    monkeypatch.setattr("os.getuid", lambda: theirs.stat().st_uid + 1)
+    ShmWeightSync(tmp_path)
+    assert theirs.exists()
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_a_file_that_cannot_be_removed_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    (tmp_path / f"{FILE_PREFIX}{pid_space()}-{DEAD}-1").touch()
+
+    def refuse(path: Path) -> None:
+        raise error(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    ShmWeightSync(tmp_path)
+
+
+async def test_a_bucket_lies_under_a_name_that_would_be_found_when_its_process_dies(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    class Engine(ReadingEngine):
+        async def update_weights(self, update_info: dict[str, Any]) -> None:
+            names.append(Path(update_info["path"]).name)
+
+    await ShmWeightSync(tmp_path).push(Engine(), params(), version=1)
+    assert [name.rpartition("-")[0] for name in names] == [f"{FILE_PREFIX}{pid_space()}-{os.getpid()}"]
 
 
 def test_a_transport_that_does_not_exist_is_refused_by_name() -> None:
