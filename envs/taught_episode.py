@@ -1,7 +1,7 @@
 """Plays an episode with a teacher in the policy's place: the very loop, codec and search of RL.
 
 Knows nothing of what makes a good trajectory. Always holds: the teacher is shown every search's real answer; its
-text becomes token ids here and nowhere else, cut where an engine would have stopped.
+text becomes token ids here and nowhere else, without blanks around it and cut where an engine would have stopped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sake_ray.interfaces import Codec, SearchClient
 from sake_ray.trajectory import Trajectory
 from sake_ray.types import Completion, Example, ImageRef, ImageSearch, Observation, TextSearch
 
-_SPECIAL = re.compile(r"<\|[^|<>\s]{1,64}\|>")
+_UNSAYABLE = re.compile(r"<\|[^|<>\s]{1,64}\|>|[\ud800-\udfff]")
 
 
 async def teach(
@@ -64,10 +64,10 @@ class _Lesson:
         self, short_ids: Sequence[int], images: Sequence[ImageRef], *, max_tokens: int, seed: int
     ) -> Completion:
         """The teacher's next turn; one that is too long is cut and counts as such, as an engine's would."""
-        text = cut_at_stop(await self._teacher.write_turn(self._brief, tuple(self._turns), self._feedback))
-        if (special := _SPECIAL.search(text)) is not None:
-            # It would become a token of the chat's own, or an image pad without its image.
-            raise TeacherError(f"the turn holds {special.group()!r}, which no turn may hold")
+        text = cut_at_stop(await self._teacher.write_turn(self._brief, tuple(self._turns), self._feedback)).strip()
+        if (found := _UNSAYABLE.search(text)) is not None:
+            # A token of the chat's own, an image pad without its image, or half a surrogate pair, which is no text.
+            raise TeacherError(f"the turn holds {found.group()!r}, which no turn may hold")
         self._turns.append(TaughtTurn(text))
         return encode_turn(self._tokenizer, text, max_tokens)
 

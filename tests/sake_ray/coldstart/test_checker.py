@@ -202,6 +202,10 @@ def test_a_box_at_the_pictures_edge_is_inside_and_one_a_pixel_beyond_is_not() ->
 # --- what it says ----------------------------------------------------------------------------------------
 
 
+def test_words_that_betray_the_instructions_are_a_fault_of_their_own() -> None:
+    assert reasons(LOOKS, ASKS.replace("who ?", "I was told to ask"), ANSWERS) == {Reason.LEAKED}
+
+
 def test_the_first_turn_that_betrays_its_instructions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, str, str]] = []
 
