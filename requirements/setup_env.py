@@ -59,6 +59,8 @@ def fingerprint(flavour: str) -> str:
     digest = hashlib.sha256(f"{flavour} {sys.version} {PROJECT}".encode())
     for path in (HERE / f"{flavour}.txt", HERE / "dev.txt", SHIM, Path(__file__), PROJECT / "setup.cfg"):
         digest.update(path.read_bytes())
+    if flavour == "cpu":
+        digest.update("\n".join(cuda_library_pins()).encode())
     return digest.hexdigest()
 
 
@@ -136,6 +138,11 @@ def probe(python: Path, program: str) -> tuple[bool, str]:
     return done.returncode == 0, "\n".join(done.stdout.strip().splitlines()[-15:])
 
 
+def cuda_library_pins() -> list[str]:
+    """The pins of gpu.txt for the CUDA libraries that torch is linked with."""
+    return [pin for pin in pins("gpu.txt") if re.match(r"(nvidia-(?!cutlass|ml)|cuda-|triton==)", pin)]
+
+
 def cuda_libraries_for_cpu(python: Path) -> None:
     """Where the index has only torch's CUDA build, give it the CUDA libraries it is linked with.
 
@@ -146,7 +153,7 @@ def cuda_libraries_for_cpu(python: Path) -> None:
         return
     if not re.search(r"lib(cu|nv|nccl)\w*\.so", why):
         raise SetupError(f"torch does not import:\n{why}")
-    wanted = [pin for pin in pins("gpu.txt") if re.match(r"(nvidia-(?!cutlass|ml)|cuda-|triton==)", pin)]
+    wanted = cuda_library_pins()
     say(f"this index has only the CUDA build of torch, a download of gigabytes; a CPU build is smaller: see {README}")
     pip_install(python, ["--no-deps", *wanted], "CUDA libraries for torch", len(wanted))
 
