@@ -263,12 +263,12 @@ def test_a_damaged_parquet_never_passes_for_a_whole_one(tmp_path: Path, taught: 
     path = write(tmp_path / "set", taught) / PARQUET
     whole = path.read_bytes()
     refused = 0
-    for at in range(0, len(whole), max(1, len(whole) // 150)):
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         refused += not is_read(tmp_path / "set")
         path.write_bytes(whole[:at])
         assert not is_read(tmp_path / "set")
-    assert refused > 50
+    assert refused > 20
 
 
 def is_read(folder: Path) -> bool:

@@ -56,7 +56,7 @@ def test_samples_come_back_as_they_went_in(samples: list[Any]) -> None:
 
 
 def test_a_samples_file_may_be_a_list_or_lines_and_an_element_may_be_long(tmp_path: Path) -> None:
-    long = element(samples=[[SAID] * 900] * 25)
+    long = element(samples=[[{**SAID, "entity": "A" * 50_000}]] * 25)
     assert len(json.dumps(long)) > 2**20
     (tmp_path / "list.json").write_text(json.dumps([element(), long], indent=1))
     write_lines(tmp_path / "lines.jsonl", [element(), long])
