@@ -166,6 +166,8 @@ def _leak(trajectory: Trajectory, hidden: str, shown: str) -> Iterator[Problem]:
         if found is not None:
             yield Problem(Reason.LEAKED, f"turn {number} betrays the instructions: {found!r}")
             return
+        results = turn.observation.results if turn.observation is not None else ()
+        visible = "\n".join([visible, *(result.text for result in results)])
 
 
 def _boxes(answer: Answer, size: Size) -> Iterator[Problem]:

@@ -14,7 +14,6 @@ import pytest
 from sake_ray.coldstart import checker
 from sake_ray.coldstart.checker import CheckRules, Problem, Reason, about, check
 from sake_ray.coldstart.teaching import Brief, Need
-from sake_ray.trajectory import Trajectory
 from sake_ray.types import Box, Entity
 from tests.sake_ray.coldstart.posts import ADA, OSLO, SIDE, answers, asks, played, post
 
@@ -214,12 +213,13 @@ def test_the_first_turn_that_betrays_its_instructions_is_named(monkeypatch: pyte
         return "was told" if "was told" in text else None
 
     monkeypatch.setattr(checker, "leaks", betrays)
-    trajectory: Trajectory = played(BRIEF.example, LOOKS, ASKS.replace("who ?", "I was told"), ANSWERS)
+    betraying = ASKS.replace("who ?", "I was told")
+    trajectory = played(BRIEF.example, LOOKS, betraying, ANSWERS)
     (problem,) = check(trajectory, BRIEF, RULES, hidden="the secret", shown="the prompt")
     assert problem == Problem(Reason.LEAKED, "turn 2 betrays the instructions: 'was told'")
-    assert seen == [
-        (text, "the secret", "the prompt\nAda and Oslo") for text in (LOOKS, ASKS.replace("who ?", "I was told"))
-    ]
+    # Beside the prompt and the post, what a search found may be repeated.
+    visible = "the prompt\nAda and Oslo"
+    assert seen == [(LOOKS, "the secret", visible), (betraying, "the secret", f"{visible}\nfound")]
 
 
 def test_details_are_sentences_a_teacher_can_act_on() -> None:
