@@ -27,7 +27,10 @@ from sake_ray.types import Example, ImageRef
 FOLDER = Path(sake_ray.__file__).parent / "assets" / "mini_base"
 PROMPTS = load_prompts("gmner", "compact")
 PIXELS = {"min_pixels": SIDE * SIDE, "max_pixels": SIDE * SIDE}
-MARGIN = 0.25
+# What the cold start and RL build on. A reply counts only when every token of it is right, and those about facts and
+# from notes are long: over 98 % of their tokens are.
+FLOORS = {"locate": 0.95, "facts": 0.6, "names": 0.9, "known_posts": 0.95, "noted_posts": 0.6}
+MARGIN = 0.15  # twice the noise of two shares of 64 near 0.7
 LESSONS: dict[str, Callable[[random.Random], Lesson]] = {
     "locate": locate_lesson,
     "facts": lambda rng: fact_lesson(rng, make_world(0)),
@@ -85,16 +88,19 @@ def test_lessons_about_posts_are_the_prompts_of_episodes(processor: Any, tmp_pat
     assert (seen["image_grid_thw"] == taught["image_grid_thw"]).all()
 
 
+def test_the_card_speaks_of_all_it_was_taught(card: dict[str, Any]) -> None:
+    assert FLOORS.keys() == LESSONS.keys()
+    assert LESSONS.keys() <= card["scores"].keys()
+
+
 @pytest.mark.parametrize("kind", LESSONS)
 def test_it_knows_what_its_card_says(processor: Any, model: Any, card: dict[str, Any], kind: str) -> None:
-    """Share of 16 fresh replies that are right in every token, each predicted from the right ones before it."""
-    claimed = card["scores"].get(kind)
-    if claimed is None:
-        pytest.skip(f"the card has no score for {kind}")
+    """Share of 64 fresh replies that are right in every token, each predicted from the right ones before it."""
     import torch
 
+    claimed = card["scores"][kind]
     rng = random.Random(f"test-{kind}")
-    encoded = [encode_lesson(processor.tokenizer, PROMPTS.instruction, LESSONS[kind](rng)) for _ in range(16)]
+    encoded = [encode_lesson(processor.tokenizer, PROMPTS.instruction, LESSONS[kind](rng)) for _ in range(64)]
     pad_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     with torch.no_grad():
         logits, _ = forward(model, BoardPixels(processor.image_processor), pad_id, encoded)
@@ -104,7 +110,9 @@ def test_it_knows_what_its_card_says(processor: Any, model: Any, card: dict[str,
         # The reply alone: what image positions say, before it, is only a help while learning.
         reply = list(lesson.ids[_reply_start(processor.tokenizer, lesson.ids) :])
         right.append(row[-len(reply) :].tolist() == reply)
-    assert sum(right) / len(right) >= claimed - MARGIN
+    share = sum(right) / len(right)
+    assert min(share, claimed) >= FLOORS[kind]
+    assert abs(share - claimed) <= MARGIN
 
 
 def _reply_start(tokenizer: Any, ids: tuple[int, ...]) -> int:
