@@ -12,11 +12,22 @@ settings.register_profile("project", deadline=None, max_examples=100)
 settings.load_profile("project")
 
 _SHARED = Path(__file__).parents[1] / ".." / "shared"
+_ABSENT = "no folder ../shared beside the project: golden vectors and real data are not at hand"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder `shared` beside the project (golden vectors, data); the test is skipped where it is absent."""
     if not _SHARED.is_dir():
-        pytest.skip("no folder ../shared beside the project: golden vectors and real data are not at hand")
+        pytest.skip(_ABSENT)
     return _SHARED.resolve()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud that a green run has not shown parity with the released code, where it has not."""
+    unseen = [report for report in terminalreporter.stats.get("skipped", []) if _ABSENT in str(report.longrepr)]
+    if unseen:
+        line = (
+            f"GOLDEN PARITY WAS NOT CHECKED: {len(unseen)} tests were skipped, as there is {_ABSENT.partition(':')[0]}"
+        )
+        terminalreporter.write_line(line, red=True, bold=True)

@@ -15,9 +15,6 @@ from envs.tools.local_index import Article, build_local_index
 from launch.search import main
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared"
-GOLDEN = SHARED / "golden" / "search_cache_cases.json"
-SAMPLE = SHARED / "data" / "search_cache_sample"
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
@@ -26,10 +23,10 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object
     return report
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="the golden vectors are not beside the project")
-def test_the_command_prints_what_the_released_tool_returned(capsys: pytest.CaptureFixture[str]) -> None:
-    for case in json.loads(GOLDEN.read_text()):
-        common = ("provider=offline", f"cache={SAMPLE}", "matching=release", f"img_id={case['img_id']}")
+def test_the_command_prints_what_the_released_tool_returned(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = shared / "data" / "search_cache_sample"
+    for case in json.loads((shared / "golden" / "search_cache_cases.json").read_text()):
+        common = ("provider=offline", f"cache={sample}", "matching=release", f"img_id={case['img_id']}")
         queries = f"queries={json.dumps(case['queries'])}"
         text = ask(capsys, *common, "kind=text", queries)
         image = ask(capsys, *common, "kind=image", queries)

@@ -19,10 +19,6 @@ from sake_ray.data.gold import image_name_and_id
 from sake_ray.data.images import load_image
 from sake_ray.types import SearchKind
 
-SHARED = Path(__file__).parents[4] / "shared"
-GOLDEN = SHARED / "golden" / "search_cache_cases.json"
-SAMPLE = SHARED / "data" / "search_cache_sample"
-
 
 def write_cache(root: Path, text: Any = (), image: Any = ()) -> Path:
     for kind, rows in (("text", text), ("image", image)):
@@ -41,10 +37,9 @@ def image_row(query: str, *paths: str, graph: str | None = None) -> dict[str, An
     return {"query": query, "status": "success", "result": {"images": images}, "kg_image_path": graph}
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="the golden vectors are not beside the project")
-def test_release_matching_equals_the_released_tool() -> None:
-    tool = OfflineSearchTool(SAMPLE, matching="release")
-    cases = json.loads(GOLDEN.read_text())
+def test_release_matching_equals_the_released_tool(shared: Path) -> None:
+    tool = OfflineSearchTool(shared / "data" / "search_cache_sample", matching="release")
+    cases = json.loads((shared / "golden" / "search_cache_cases.json").read_text())
     assert len(cases) == 25
     for case in cases:
         asked = read_queries(case["queries"])
