@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs uninstalled, as a Ray working directory
 
 from launch.building import build_secot
-from launch.job_data import load_data
 from launch.display import RunDisplay
+from launch.job_data import load_data
 from launch.script import run_stage
 from launch.starting import base_model, tagged
 from sake_ray.coldstart.tag_files import read_tags

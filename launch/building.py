@@ -6,11 +6,12 @@ pool, and remembered in the folder; the data set is made of the accepted tries a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sake_ray.coldstart.secot_rows import observation_of
 from sake_ray.coldstart.stage_folder import claim
 from sake_ray.coldstart.tag_files import PostTags
 from sake_ray.coldstart.teacher import ScriptedTeacher
+from sake_ray.coldstart.teacher_prompt import load_teacher_prompt
 from sake_ray.coldstart.teaching import Brief, Demonstration, Need, TaughtTurn, Teacher
 from sake_ray.config.config import Config
 from sake_ray.data.codec import ChatCodec
@@ -74,7 +76,7 @@ async def build_secot(
     rules = CheckRules(**pixels, image_first=secot.image_first)
     settings = BuildSettings(secot.attempts, secot.concurrency)
     limits = EpisodeLimits(**asdict(config.episode))
-    async with search_pool(config, data_root) as pool:
+    async with _closing(teacher), search_pool(config, data_root) as pool:
         memo = SearchMemo(pool, folder / SEARCHES, per_post=config.search.provider == "offline")
 
         async def play(brief: Brief, feedback: str, number: int) -> Trajectory:
@@ -130,7 +132,7 @@ def identity(config: Config, model: Path) -> dict[str, Any]:
     }
     return {
         "task": config.data.task,
-        "teacher": [secot.teacher, secot.model if secot.teacher == "openai" else ""],
+        "teacher": _teacher_identity(config),
         "rules": [secot.tools, secot.ambiguous, secot.image_first],
         "prompts": _digest(asdict(prompts)),
         "tokenizer": hashlib.sha256(tokenizer.read_bytes()).hexdigest()[:12] if tokenizer.is_file() else "",
@@ -159,6 +161,29 @@ def usage_of(teacher: Teacher) -> dict[str, Any]:
     """Requests, tokens and cost of a teacher that counts them."""
     usage = getattr(teacher, "usage", None)
     return asdict(usage()) if usage is not None else {}
+
+
+@contextlib.asynccontextmanager
+async def _closing(teacher: Teacher) -> AsyncIterator[None]:
+    """Let go of the connections of a teacher that has any."""
+    try:
+        yield
+    finally:
+        close = getattr(teacher, "close", None)
+        if close is not None:
+            await close()
+
+
+def _teacher_identity(config: Config) -> list[Any]:
+    """Who teaches, and how it is told to."""
+    secot = config.secot
+    if secot.teacher == "scripted":
+        return [secot.teacher]
+    prompt = load_teacher_prompt(
+        config.data.task, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels,
+        image_first=secot.image_first, max_queries=config.episode.max_queries,
+    )  # fmt: skip
+    return [secot.teacher, secot.model, secot.temperature, _digest({"template": prompt.template})]
 
 
 def _told(display: RunDisplay, done: int, total: int) -> None:

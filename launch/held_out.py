@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from rewards.composite import gold_of
 from rewards.entities import Claim
-from sake_ray.data.boxes import Quad
 from rewards.protocols import score_strict
+from sake_ray.data.boxes import Quad
 from sake_ray.trainer.evaluator import Prediction
 from sake_ray.types import Box, Example
 

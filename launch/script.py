@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
 from sake_ray.config.plan import describe_plan, totals
 from sake_ray.config.values import ConfigError
+from sake_ray.data.images import ImageError
 from sake_ray.data.problems import DataError
+from sake_ray.prompts import PromptError
 
 log = logging.getLogger(__name__)
 STOPPED = 130
@@ -46,7 +49,7 @@ def run_stage(job: str, work: Work, argv: Sequence[str], defaults: Mapping[str, 
     scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
     try:
         return asyncio.run(_until_stopped(config, work))
-    except (ConfigError, DataError, TeacherRefused) as error:  # the process boundary
+    except (ConfigError, DataError, ImageError, PromptError, TeacherRefused) as error:  # the process boundary
         sys.stderr.write(f"{job}: {error}\n")
         return REFUSED
     finally:
@@ -58,16 +61,32 @@ def run_stage(job: str, work: Work, argv: Sequence[str], defaults: Mapping[str, 
 async def _until_stopped(config: Config, work: Work) -> int:
     run_dir = config.run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-    display = RunDisplay(run_dir, total_steps=0)
-    task = asyncio.ensure_future(work(config, run_dir, display))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-        display.close("done")
-        return 0
-    log.info("stopped; the same command goes on from there")
-    display.close("stopped")
-    return STOPPED
+    with held(run_dir):
+        (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        display = RunDisplay(run_dir, total_steps=0)
+        task = asyncio.ensure_future(work(config, run_dir, display))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+            display.close("done")
+            return 0
+        log.info("stopped; the same command goes on from there")
+        display.close("stopped")
+        return STOPPED
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Keep a second job out of a run's folder: both would add to the same files.
+
+    Raises:
+        DataError: another job is in it.
+    """
+    with (run_dir / ".job.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"run.dir={run_dir}: another job is working there; choose another") from None
+        yield

@@ -23,8 +23,8 @@ from typing import Any
 
 from actors.sft_trainer import fine_tune
 from launch.building import build_secot, identity
-from launch.job_data import DataSet, cache_folder, load_miniworld
 from launch.display import RunDisplay
+from launch.job_data import DataSet, cache_folder, load_miniworld
 from launch.tagging import TAGS, model_fingerprint, sampling_settings, tag_posts
 from sake_ray.coldstart.difficulty import post_difficulty
 from sake_ray.coldstart.secot_files import CARD

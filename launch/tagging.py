@@ -76,6 +76,7 @@ def sampling_settings(config: Config, model: Path) -> SamplingSettings:
         min_pixels=config.data.min_pixels,
         max_pixels=config.data.max_pixels,
         max_turn_tokens=config.episode.max_turn_tokens,
+        dtype=rollout.dtype,
         # Twice what the engines decode at once, so that none runs dry; more would only sit in memory.
         in_flight=max(1, 2 * rollout.workers * rollout.max_num_seqs // tags.samples),
     )

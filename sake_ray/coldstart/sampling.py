@@ -42,6 +42,7 @@ class SamplingSettings:
     min_pixels: int
     max_pixels: int
     max_turn_tokens: int
+    dtype: str = "float32"
     in_flight: int = 64
 
     def identity(self) -> dict[str, Any]:

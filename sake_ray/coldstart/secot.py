@@ -131,7 +131,9 @@ async def _try_post(brief: Brief, play: Play, check: Check, attempts: AttemptLog
     post = brief.example.id
     while post not in attempts.accepted and len(attempts.rejected[post]) < most:
         earlier = attempts.rejected[post]
-        feedback = "; ".join(earlier[-1]["details"]) if earlier else ""
+        # What went wrong on the way to the teacher is nothing it could do better.
+        told = [row for row in earlier if row["reasons"] != [str(Reason.NO_TURN)]]
+        feedback = "; ".join(told[-1]["details"]) if told else ""
         number = len(earlier) + 1
         try:
             trajectory = await play(brief, feedback, number)

@@ -167,6 +167,12 @@ def _check_stage_1(config: Config) -> None:
         if not secot.endpoint.startswith(("http://", "https://")):
             why = "must begin with http:// or https://"
             _refuse("secot.endpoint", secot.endpoint, why, f"http://{secot.endpoint}")
+    episode, tools = config.episode, secot.tools
+    if config.job == "build_secot" or config.model.path == "mini":
+        for tool, allowed in (("text", episode.text_searches), ("image", episode.image_searches)):
+            if tools in (tool, "tags") and not allowed:
+                why = f"episode.{tool}_searches=0 allows no {tool} search, so every such trajectory would be rejected"
+                _refuse("secot.tools", tools, why, "image" if tool == "text" else "text")
     is_built = config.job == "build_secot" and secot.tools == "tags"
     if is_built and config.reward.preset == "release" and not secot.image_first:
         why = "reward.preset=release finds a text search before an image search malformed"
