@@ -17,8 +17,8 @@ import pytest
 
 from actors.sft_trainer import SftResult
 from launch import starting
-from launch.job_data import DataSet, load_data
 from launch.display import RunDisplay
+from launch.job_data import DataSet, load_data
 from launch.starting import Start, base_model_folder, starting_point
 from sake_ray.coldstart.difficulty import EntityTag
 from sake_ray.coldstart.secot_files import CARD
@@ -60,16 +60,16 @@ class Stages:
         self.ran.append("SeCoT")
         self.taught = list(examples)
         folder: Path = places["folder"]
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True)  # noqa: ASYNC240
         (folder / "report.json").write_text(json.dumps({"accepted": 8, "tries": 9, "searches": 4}))
         (folder / CARD).write_text("card")
         return _Table()
 
     async def _tune(self, config: Config, *, model: Path, data: Path, run_dir: Path, on_step: Any) -> SftResult:
         policy = run_dir / "policy"
-        if not policy.exists():  # noqa: ASYNC240
+        if not policy.exists():
             self.ran.append("cold start")
-            policy.mkdir(parents=True)  # noqa: ASYNC240
+            policy.mkdir(parents=True)
             (policy / "sft.json").write_text("{}")
         return SftResult(policy, 3, 8, 1, {"train/loss": 0.5})
 
