@@ -15,9 +15,7 @@ def test_a_run_without_the_golden_vectors_says_that_parity_was_not_checked(tmp_p
     tests = tmp_path / "project" / "tests"
     tests.mkdir(parents=True)
     shutil.copy(Path(__file__).parent / "conftest.py", tests)
-    (tests / "test_parity.py").write_text(
-        "def test_one(shared): ...\ndef test_two(shared): ...\ndef test_x(): ...\n"
-    )
+    (tests / "test_parity.py").write_text("def test_one(shared): ...\ndef test_two(shared): ...\ndef test_x(): ...\n")
     if beside:
         (tmp_path / "shared").mkdir()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]

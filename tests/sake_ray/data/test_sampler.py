@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sake_ray.data.sampler import ExampleSampler
 
-
 WEIGHTS = st.none() | st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.25]), min_size=1, max_size=40).filter(any)
 
 
@@ -74,7 +73,9 @@ def test_a_state_of_another_data_set_or_seed_is_refused() -> None:
     with pytest.raises(ValueError, match=r"run\.seed=1"):
         ExampleSampler(range(5), seed=2).load_state_dict(state)
     with pytest.raises(ValueError, match="lacks dealt"):
-        ExampleSampler(range(5), seed=1).load_state_dict({"seed": 1, "size": 5, "epoch": 0, "weights": "", "position": 0})
+        ExampleSampler(range(5), seed=1).load_state_dict(
+            {"seed": 1, "size": 5, "epoch": 0, "weights": "", "position": 0}
+        )
     with pytest.raises(ValueError, match="other weights"):
         ExampleSampler(range(5), 1, [1.0] * 5).load_state_dict(state)
     with pytest.raises(ValueError, match="out of range"):
