@@ -43,7 +43,8 @@ Work = Callable[[Config, Path, RunDisplay], Awaitable[None]]
 def run_stage(job: str, work: Work, argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> int:
     """Run a stage as a job of its own; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for noisy in ("httpx", "httpx2"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     config = config_or_exit(argv, job=job, defaults=defaults)
     cpus, _ = totals(describe_plan(config))
     scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
