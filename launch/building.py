@@ -133,7 +133,7 @@ def identity(config: Config, model: Path) -> dict[str, Any]:
     return {
         "task": config.data.task,
         "teacher": _teacher_identity(config),
-        "rules": [secot.tools, secot.ambiguous, secot.image_first],
+        "rules": [secot.tools, secot.ambiguous, secot.image_first, config.tags.known_by],
         "prompts": _digest(asdict(prompts)),
         "tokenizer": hashlib.sha256(tokenizer.read_bytes()).hexdigest()[:12] if tokenizer.is_file() else "",
         "pixels": [config.data.min_pixels, config.data.max_pixels],

@@ -111,7 +111,7 @@ def chosen(config: Config, data: DataSet, model: Path, tags_file: str) -> Start:
     """The training posts by `data.difficulty`, where they have tags; all of them where they have not."""
     if not tags_file:
         return Start(model, data.train, None)
-    examples = with_difficulty(data.train, read_tags(Path(tags_file)), tags_file)
+    examples = with_difficulty(data.train, read_tags(Path(tags_file)), tags_file, config.tags.known_by)
     hardest = [post_difficulty(example) for example in examples]
     weights = weights_of(hardest, parse_weights(config.data.difficulty))
     kept = [(example, weight) for example, weight in zip(examples, weights, strict=True) if weight > 0]
@@ -123,7 +123,7 @@ def tagged(config: Config, examples: Sequence[Example]) -> tuple[Example, ...]:
     """The posts with the difficulty of `tags.file`; with the marks the data set brought along when there is none."""
     if not config.tags.file:
         return tuple(examples)
-    return with_difficulty(examples, read_tags(Path(config.tags.file)), config.tags.file)
+    return with_difficulty(examples, read_tags(Path(config.tags.file)), config.tags.file, config.tags.known_by)
 
 
 # --- the mini policy's stages ----------------------------------------------------------------------------
@@ -156,7 +156,14 @@ async def _secot(
     model = base_model_folder()
     content = tags_id or _file_digest(Path(tags_file))
     secot = {name: value for name, value in asdict(config.secot).items() if name not in ("dir", "concurrency")}
-    inputs = [identity(config, model), secot, content, section_hash(config.world), config.run.seed]
+    inputs = [
+        identity(config, model),
+        secot,
+        content,
+        config.tags.known_by,
+        section_hash(config.world),
+        config.run.seed,
+    ]
     folder = cache_folder(config) / f"secot-{_digest(inputs)}"
     async with _stage("SeCoT", folder, folder / CARD) as stage:
         if not stage.reused:

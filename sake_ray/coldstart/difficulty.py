@@ -56,9 +56,17 @@ class EntityTag:
     @property
     def difficulty(self) -> Difficulty:
         """The paper's rule: never, sometimes or always right as a whole."""
-        if self.hits == 0:
+        return self.difficulty_by("whole")
+
+    def difficulty_by(self, known_by: str) -> Difficulty:
+        """The paper's rule over one of two counts: of whole entities, or of types alone ("type").
+
+        A type may be right by luck, a box hardly: by type more entities count as ambiguous.
+        """
+        count = {"whole": self.hits, "type": self.hit_text}[known_by]
+        if count == 0:
             return Difficulty.UNKNOWN
-        return Difficulty.KNOWN if self.hits == self.n else Difficulty.AMBIGUOUS
+        return Difficulty.KNOWN if count == self.n else Difficulty.AMBIGUOUS
 
 
 def tag_entity(text: str, kind: str, boxes: Sequence[Quad], samples: Sequence[Sample], n: int) -> EntityTag:

@@ -130,8 +130,10 @@ def read_tags(path: Path) -> dict[str, PostTags]:
     return found
 
 
-def with_difficulty(examples: Sequence[Example], tags: Mapping[str, PostTags], source: str) -> tuple[Example, ...]:
-    """The tagged ones of the examples, each entity with the difficulty its tag says.
+def with_difficulty(
+    examples: Sequence[Example], tags: Mapping[str, PostTags], source: str, known_by: str = "whole"
+) -> tuple[Example, ...]:
+    """The tagged ones of the examples, each entity with the difficulty its tag says (`EntityTag.difficulty_by`).
 
     Raises:
         DataError: no post has tags, or tags are of another text or type than the post's entities.
@@ -143,7 +145,7 @@ def with_difficulty(examples: Sequence[Example], tags: Mapping[str, PostTags], s
         replace(
             example,
             entities=tuple(
-                replace(entity, difficulty=tag.difficulty)
+                replace(entity, difficulty=tag.difficulty_by(known_by))
                 for entity, tag in zip(example.entities, tags_of(example, tags, source), strict=True)
             ),
         )

@@ -7,7 +7,7 @@ table show; counts add up to the number of entities.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class TagReport:
         posts: hardest entity's difficulty → posts.
         hits: hits of n → entities, for the paper's count and the two of the released tag.
         marks: the data set's own mark → difficulty → entities; empty where it has none.
+        marks_by_type: the same with difficulty by types alone (tags.known_by=type).
     """
 
     n: int
@@ -41,6 +42,7 @@ class TagReport:
     posts: Mapping[str, int]
     hits: Mapping[str, Mapping[int, int]]
     marks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    marks_by_type: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -68,19 +70,23 @@ class TagReport:
             by_search={str(need): sum(tag.is_search is need for _, tag in pairs) for need in Need},
             posts={str(d): hardest[d] for d in ORDER} | {"no entity": hardest[None]},
             hits={name: {k: count[k] for k in range(n + 1)} for name, count in counts.items()},
-            marks={str(m): _by_difficulty(tag for e, tag in pairs if e.difficulty is m) for m in ORDER if m in marks},
+            marks={m: _by_difficulty(tag for e, tag in pairs if e.difficulty is m) for m in ORDER if m in marks},
+            marks_by_type={
+                m: _by_difficulty((tag for e, tag in pairs if e.difficulty is m), "type") for m in ORDER if m in marks
+            },
         )
 
-    def agreement(self) -> dict[str, dict[str, float]]:
+    def agreement(self, known_by: str = "whole") -> dict[str, dict[str, float]]:
         """Precision and recall of `known` and `unknown` against the data set's own marks, of those it has.
 
         The precision of what was never said is 0: a tag that finds none of its entities does not go unseen.
         """
         result = {}
+        marks = self.marks_by_type if known_by == "type" else self.marks
         for name in (str(Difficulty.KNOWN), str(Difficulty.UNKNOWN)):
-            said = sum(row[name] for row in self.marks.values())
-            true = sum(self.marks.get(name, {}).values())
-            right = self.marks.get(name, {}).get(name, 0)
+            said = sum(row[name] for row in marks.values())
+            true = sum(marks.get(name, {}).values())
+            right = marks.get(name, {}).get(name, 0)
             if true:
                 result[name] = {"precision": right / max(said, 1), "recall": right / true}
         return result
@@ -99,8 +105,10 @@ class TagReport:
         lines.append("search tags: " + ", ".join(f"{name} {count}" for name, count in self.by_search.items()))
         for mark, row in self.marks.items():
             lines.append(_line(f"marked {mark}", [*(row[name] for name in heads), sum(row.values())]))
-        for name, scores in self.agreement().items():
-            lines.append(f"tag {name}: precision {scores['precision']:.3f}, recall {scores['recall']:.3f}")
+        for known_by, words in (("whole", "by whole entities"), ("type", "by types alone")):
+            for name, scores in self.agreement(known_by).items():
+                numbers = f"precision {scores['precision']:.3f}, recall {scores['recall']:.3f}"
+                lines.append(f"tag {name}, {words}: {numbers}")
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:
@@ -108,7 +116,11 @@ class TagReport:
         self._draw(folder / "hits.png")
         text = f"# Difficulty tags, n = {self.n}\n\n```\n{self.table()}```\n\n![counts of hits](hits.png)\n"
         (folder / "report.md").write_text(text, encoding="utf-8")
-        content: dict[str, Any] = {**vars(self), "agreement": self.agreement()}
+        content: dict[str, Any] = {
+            **vars(self),
+            "agreement": self.agreement(),
+            "agreement_by_type": self.agreement("type"),
+        }
         write_json(folder / "report.json", content)
 
     def _draw(self, path: Path) -> None:
@@ -129,8 +141,8 @@ class TagReport:
         pyplot.close(figure)
 
 
-def _by_difficulty(tags: Any) -> dict[str, int]:
-    counts = Counter(tag.difficulty for tag in tags)
+def _by_difficulty(tags: Iterable[EntityTag], known_by: str = "whole") -> dict[str, int]:
+    counts = Counter(tag.difficulty_by(known_by) for tag in tags)
     return {str(difficulty): counts[difficulty] for difficulty in ORDER}
 
 

@@ -243,6 +243,9 @@ class TagsConfig(Section):
     samples: int = setting(4, "answers sampled for each post, without tools (the method's n)", low=1)
     temperature: float = setting(1.0, "sampling temperature", low=0.01)
     posts: int = setting(0, "tag the first so many training posts; 0: all", low=0)
+    known_by: str = setting(
+        "whole", "hits that difficulty goes by: of the whole entity, or of its type alone", choices=("whole", "type")
+    )
 
 
 @dataclass(frozen=True)
