@@ -158,6 +158,20 @@ class Case:
         settings = LearnerSettings(self.model, self.learner, self.algorithm, reference=self.reference)
         return Learner(settings, load_image=picture)
 
+    def make_minibatch_learner(self) -> Learner:
+        """One that takes two optimiser steps a training step."""
+        return dataclasses.replace(self, learner=dataclasses.replace(self.learner, minibatches=2)).make_learner()
+
+
+def minibatch_shares(samples: list[TrainSample], ranks: int) -> list[list[TrainSample]]:
+    """Shares of 9 samples whose two minibatches are the same 5 and 4 samples on 1 and on 2 ranks.
+
+    With two, rank 0 has eight of them and rank 1 one, so nothing for its second minibatch.
+    """
+    first, second = samples[:5], samples[5:9]
+    taken_in_turn = [sample for pair in zip(first, second, strict=False) for sample in pair]
+    return [[*taken_in_turn, first[4]]] if ranks == 1 else [taken_in_turn, [first[4]]]
+
 
 def gradients(learner: Learner) -> dict[str, torch.Tensor]:
     """Whole gradients by Hugging Face name; a collective."""
@@ -168,7 +182,7 @@ def gradients(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def run_case(case: Case, rank: int, ranks: int) -> None:
-    """Gradient, step, save, one more step, load, the same step again; and a step where rank 0 alone has images."""
+    """Gradient, step, save, another step, load, that step again; lopsided images; a step of two minibatches."""
     samples, olds = with_policies_logprobs(case.model, make_samples(case.model, 9))
     mine = balanced_shards([len(s.token_ids) for s in samples], ranks)[rank]
     shard_samples, shard_olds = [samples[i] for i in mine], [olds[i] for i in mine]
@@ -191,6 +205,10 @@ def run_case(case: Case, rank: int, ranks: int) -> None:
     share, share_olds = (samples, olds) if rank == 0 else (text, text_olds) if rank == 1 else ([], [])
     fresh.accumulate_policy(share, share_olds)
     results["lopsided"] = gradients(fresh)
+
+    split = case.make_minibatch_learner()
+    metrics["minibatches"] = split.update(minibatch_shares(samples, ranks)[rank])
+    results["minibatches"] = split.full_params()
     if rank == 0:
         torch.save(results, case.out / "results.pt")
         (case.out / "metrics.json").write_text(json.dumps(metrics))

@@ -110,6 +110,22 @@ def test_a_rank_without_images_or_micro_batches_neither_hangs_nor_changes_the_gr
     assert largest_difference(ran["lopsided"], lc.reference_gradient(model, reference, near, olds)) < 1e-6
 
 
+def test_minibatches_of_uneven_shares_step_as_one_rank_does_with_all_of_them(
+    ran: dict[str, Any], model: Path, reference: Path
+) -> None:
+    """Each minibatch is normalised over the ranks, also where one of them has nothing for it."""
+    near, _ = lc.with_policies_logprobs(model, lc.make_samples(model, 9))
+    learner = lc.Case(model, reference, ran["out"]).make_minibatch_learner()
+    before = learner.full_params()
+    metrics = learner.update(lc.minibatch_shares(near, 1)[0])
+    assert learner.step == 2
+    found = ran["metrics"]["minibatches"]
+    for name in ("tokens", "loss", "grad_norm", "clip_fraction", "kl"):
+        assert found[f"train/{name}"] == pytest.approx(metrics[f"train/{name}"], abs=1e-5), name
+    assert largest_difference(learner.full_params(), before) > 1e-3, "the case tests nothing"
+    assert largest_difference(learner.full_params(), ran["minibatches"]) < 1e-5
+
+
 def test_a_resumed_step_equals_the_uninterrupted_one_bit_for_bit(ran: dict[str, Any]) -> None:
     assert largest_difference(ran["saved"], ran["loaded"]) == 0
     assert largest_difference(ran["saved"], ran["after"]) > 0
