@@ -123,7 +123,8 @@ def test_minibatches_of_uneven_shares_step_as_one_rank_does_with_all_of_them(
     for name in ("tokens", "loss", "grad_norm", "clip_fraction", "kl"):
         assert found[f"train/{name}"] == pytest.approx(metrics[f"train/{name}"], abs=1e-5), name
     assert largest_difference(learner.full_params(), before) > 1e-3, "the case tests nothing"
-    assert largest_difference(learner.full_params(), ran["minibatches"]) < 1e-5
+    # Adam makes as large a step of a gradient near 0, whose rounding differs, as of any other: hence not 1e-6.
+    assert largest_difference(learner.full_params(), ran["minibatches"]) < 1e-4
 
 
 def test_a_resumed_step_equals_the_uninterrupted_one_bit_for_bit(ran: dict[str, Any]) -> None:
