@@ -61,7 +61,7 @@ async def build_secot(
     """
     secot = config.secot
     briefs = make_briefs(examples, tags, config.tags.file, tools=secot.tools, ambiguous=secot.ambiguous)
-    briefs = draw(briefs, secot.posts, config.run.seed)
+    briefs = draw(briefs, secot.posts, config.run.seed, secot.search_share)
     if not briefs:
         raise DataError(
             f"none of the {len(examples)} training posts can be taught: they have no difficulty (give tags.file), or "

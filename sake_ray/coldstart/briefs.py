@@ -52,11 +52,33 @@ def make_briefs(
     return briefs
 
 
-def draw(briefs: Sequence[Brief], count: int, seed: int) -> list[Brief]:
-    """`count` of the briefs (0: all), in a seeded order."""
+def draw(briefs: Sequence[Brief], count: int, seed: int, search_share: float = 0.0) -> list[Brief]:
+    """`count` of the briefs (0: all), in a seeded order.
+
+    With a `search_share` above 0 searches, or direct answers where those are too many, are left out until the share
+    of briefs that search is at most, or at least, that.
+    """
     order = list(briefs)
     random.Random(f"secot-{seed}").shuffle(order)
+    if search_share > 0:
+        order = _mixed(order, search_share)
     return order[: count or None]
+
+
+def _mixed(order: Sequence[Brief], share: float) -> list[Brief]:
+    searching = sum(brief.searches for brief in order)
+    direct = len(order) - searching
+    if searching > share * len(order):
+        searching = round(direct * share / (1 - share))
+    else:
+        direct = round(searching * (1 - share) / share)
+    room = {True: searching, False: direct}
+    kept = []
+    for brief in order:
+        if room[brief.searches] > 0:
+            room[brief.searches] -= 1
+            kept.append(brief)
+    return kept
 
 
 def _tool(tag: EntityTag | None, tools: str) -> Need:

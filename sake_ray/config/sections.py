@@ -259,6 +259,9 @@ class SecotConfig(Section):
         choices=("scripted", "openai"),
     )  # fmt: skip
     posts: int = setting(0, "posts to write trajectories for, drawn at random; 0: all", low=0)
+    search_share: float = setting(
+        0.0, "share of the posts that are taught with a search; 0: as they come", low=0.0, high=1.0
+    )
     attempts: int = setting(3, "tries for a post; after a rejected one the teacher is told why", low=1)
     ambiguous: str = setting(
         "skip", "posts with ambiguous entities: left to RL, or taught with a search or without",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sake_ray.coldstart.briefs import draw, make_briefs
 from sake_ray.coldstart.difficulty import EntityTag
@@ -102,3 +104,16 @@ def test_posts_are_drawn_by_seed_and_none_twice() -> None:
     assert few == draw(briefs, 7, seed=0) == draw(briefs, 0, seed=0)[:7]
     assert few != draw(briefs, 7, seed=1)
     assert sorted(brief.example.id for brief in draw(briefs, 0, seed=0)) == sorted(brief.example.id for brief in briefs)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.sampled_from([0.25, 0.5, 0.8, 1.0]))
+def test_a_mix_of_searches_and_direct_answers_is_as_asked_for(searching: int, direct: int, share: float) -> None:
+    example, _ = tagged(RIGHT)
+    briefs = [Brief(replace(example, id=f"s{at}"), (Need.TEXT,)) for at in range(searching)]
+    briefs += [Brief(replace(example, id=f"d{at}"), (Need.NONE,)) for at in range(direct)]
+    made = draw(briefs, 0, 0, share)
+    searches = sum(brief.searches for brief in made)
+    assert abs(searches - share * len(made)) <= 1
+    assert len({brief.example.id for brief in made}) == len(made)
+    assert searches == searching or len(made) - searches == direct, "more was left out than the mix needs"
+    assert draw(briefs, 0, 0, share) == made
