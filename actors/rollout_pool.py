@@ -149,8 +149,9 @@ class RolloutPool:
         async def ask(slot: _Slot) -> WorkerStats | None:
             handle = slot.handle
             try:
-                stats: WorkerStats = await handle.stats.remote()
-            except LOST as error:
+                call = handle.stats.remote()
+                stats: WorkerStats = await self._within(call, self._update_timeout_s, f"{self._name(slot)} stats")
+            except (*LOST, RolloutError) as error:
                 self._replace(slot, handle, error)
                 return None
             if slot.handle is not handle:  # lost since it answered

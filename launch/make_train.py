@@ -64,6 +64,7 @@ class Stop:
             SystemExit: with status 130.
         """
         if self.asked:
+            log.info("stopping before there is a job")
             raise SystemExit(STOPPED)
 
 

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import ray
 
 from actors.placement import init_ray
-from launch.job_data import DataSet, load_data
 from launch.display import RunDisplay
 from launch.held_out import strict_scores
+from launch.job_data import DataSet, load_data
 from launch.pools import Pools, running_pools
 from launch.starting import StageLine, starting_point
 from sake_ray.config.cli import config_or_exit
