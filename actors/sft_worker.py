@@ -50,7 +50,6 @@ class SftRefused(RuntimeError):
 def run_rank(task: SftTask) -> Outcome:
     """Train on this rank from where the run stands to its end, or to a stop request; a collective."""
     torch.set_num_threads(max(1, int(task.config.learner.cpus_per_rank)))
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every report
     with contextlib.ExitStack() as stack:
         try:
             _on_rank_0(lambda: stack.enter_context(_sole_writer(task.run_dir)))

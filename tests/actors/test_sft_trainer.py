@@ -6,6 +6,7 @@ half a checkpoint taken for a whole one, a policy of other data or settings take
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import os
@@ -25,8 +26,9 @@ import pytest
 
 from actors import sft_trainer
 from actors.sft_files import CHECKPOINTS, METRICS, PLAN, Outcome
-from actors.sft_trainer import SftError, _mend, _Watch
+from actors.sft_trainer import SftError, _mend, _Watch, fine_tune
 from sake_ray.coldstart.teaching import TaughtTurn
+from sake_ray.config.config import Config
 from sake_ray.prompts import load_prompts
 from sake_ray.trainer.checkpoint import CheckpointError, CheckpointStore
 from sake_ray.trainer.trainer import StopRequested
@@ -59,6 +61,7 @@ def whole(local_ray: None, model: Path) -> Path:
 
 
 def assert_same_curve(one: Path, other: Path, tolerance: float) -> None:
+    """Step for step, every value of every row."""
     rows, others = case.curve(one), case.curve(other)
     assert [row["step"] for row in rows] == [row["step"] for row in others]
     for row, another in zip(rows, others, strict=True):
@@ -305,3 +308,33 @@ def test_a_stop_before_anything_was_trained_waits_for_nothing(
     stop.set()
     with pytest.raises(StopRequested, match="nothing was trained"):
         case.train(case.settings(), model, tmp_path, stop=stop)
+
+
+async def test_cancelling_asks_for_the_end_and_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    def run(config: Config, *, stop: threading.Event, **paths: object) -> None:
+        assert stop.wait(10)
+        time.sleep(0.1)
+        ended.append("with a checkpoint")
+        raise StopRequested("stopped")
+
+    monkeypatch.setattr(sft_trainer, "run_sft", run)
+    task = asyncio.create_task(fine_tune(case.settings(), model=tmp_path, data=tmp_path, run_dir=tmp_path))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == ["with a checkpoint"]
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actors import sft_worker
+
+    monkeypatch.setattr(sft_worker, "LOCK_WAIT_S", 0.2)
+    with sft_worker._sole_writer(tmp_path):
+        other = sft_worker._sole_writer(tmp_path)
+        with pytest.raises(sft_worker.SftRefused, match="another job is training"):
+            other.__enter__()
+    with sft_worker._sole_writer(tmp_path):
+        pass
