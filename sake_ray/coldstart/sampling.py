@@ -7,12 +7,12 @@ seeds an uninterrupted run would have used; a folder of other settings is refuse
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sake_ray.coldstart.all_posts import for_all
 from sake_ray.coldstart.difficulty import Guess, Sample
 from sake_ray.coldstart.stage_folder import GrowingFile, claim
 from sake_ray.coldstart.tag_files import SampledPost, read_element, read_samples, sample_row
@@ -103,26 +103,13 @@ async def sample_posts(
     for example in examples:
         if example.id in file.posts:
             file.samples_of(example)
-    done = len(examples) - len(missing)
-    on_post(done, len(examples))
-    room = asyncio.Semaphore(settings.in_flight)
 
     async def one(example: Example) -> None:
-        nonlocal done
-        async with room:
-            seeds = [derive_seed(settings.seed, "tag", example.id, index) for index in range(settings.n)]
-            group = await rollout.rollout(example, seeds=seeds)
+        seeds = [derive_seed(settings.seed, "tag", example.id, index) for index in range(settings.n)]
+        group = await rollout.rollout(example, seeds=seeds)
         file.add(example, [answer_of(trajectory, settings) for trajectory in group.trajectories])
-        done += 1
-        on_post(done, len(examples))
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for example in missing:
-                tasks.create_task(one(example))
-    except ExceptionGroup as group:
-        # Several posts fail of one cause; one of them says it all.
-        raise group.exceptions[0] from group
+    await for_all(missing, one, at_once=settings.in_flight, total=len(examples), on_post=on_post)
 
 
 def answer_of(trajectory: Trajectory, settings: SamplingSettings) -> Sample:

@@ -7,7 +7,6 @@ repeats no try that is there, and takes none that was made of other gold or othe
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sake_ray.coldstart.all_posts import for_all
 from sake_ray.coldstart.checker import Problem, Reason
 from sake_ray.coldstart.secot_rows import observation_of, observation_row
 from sake_ray.coldstart.stage_folder import GrowingFile, write_json
@@ -107,24 +107,11 @@ async def build(
         for brief in briefs
         if brief.example.id not in attempts.accepted and len(attempts.rejected[brief.example.id]) < settings.attempts
     ]
-    done = len(briefs) - len(open_posts)
-    on_post(done, len(briefs))
-    room = asyncio.Semaphore(settings.concurrency)
 
     async def one(brief: Brief) -> None:
-        nonlocal done
-        async with room:
-            await _try_post(brief, play, check, attempts, settings.attempts)
-        done += 1
-        on_post(done, len(briefs))
+        await _try_post(brief, play, check, attempts, settings.attempts)
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for brief in open_posts:
-                tasks.create_task(one(brief))
-    except ExceptionGroup as group:
-        # Several posts fail of one cause (a wrong key); one of them says it all.
-        raise group.exceptions[0] from group
+    await for_all(open_posts, one, at_once=settings.concurrency, total=len(briefs), on_post=on_post)
 
 
 async def _try_post(brief: Brief, play: Play, check: Check, attempts: AttemptLog, most: int) -> None:

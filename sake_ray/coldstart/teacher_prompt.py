@@ -17,7 +17,7 @@ from pathlib import Path
 from sake_ray.coldstart.teaching import Brief, Need, TaughtTurn
 from sake_ray.data.images import processed_size, to_processed
 from sake_ray.observation_text import clean_text
-from sake_ray.prompts import MAX_TEMPLATE_BYTES, TASKS, PromptError
+from sake_ray.prompts import TASKS, PromptError, read_template
 from sake_ray.types import SearchKind
 
 MAX_FEEDBACK_CHARS = 1_000
@@ -196,15 +196,7 @@ def leaks(text: str, hidden: str, visible: str = "") -> str | None:
 
 
 def _load(path: Path) -> str:
-    if not path.is_file():
-        raise PromptError(f"{path}: no such prompt file; a teacher's instructions are one file a task")
-    raw = path.read_bytes()
-    if len(raw) > MAX_TEMPLATE_BYTES:
-        raise PromptError(f"{path}: {len(raw)} bytes; a prompt has at most {MAX_TEMPLATE_BYTES}")
-    try:
-        text = raw.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8 text") from error
+    text = read_template(path)
     wanted = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
     for match in _NEARLY.finditer(text):
         if not _PLACEHOLDER.fullmatch(match.group()):

@@ -95,9 +95,14 @@ def _folder(task: str, set_name: str, folder: str) -> Path:
     return Path(folder) if folder else Path(__file__).parent / set_name
 
 
-def _load(path: Path, *, results: bool) -> str:
+def read_template(path: Path) -> str:
+    """The text of a prompt file.
+
+    Raises:
+        PromptError: it is missing, empty, not UTF-8 or over 64 KiB.
+    """
     if not path.is_file():
-        raise PromptError(f"{path}: no such prompt file; a set of prompts has all three files of its task")
+        raise PromptError(f"{path}: no such prompt file; a set of prompts has all files of its task")
     raw = path.read_bytes()
     if len(raw) > MAX_TEMPLATE_BYTES:
         raise PromptError(f"{path}: {len(raw)} bytes; a prompt has at most {MAX_TEMPLATE_BYTES}")
@@ -107,6 +112,11 @@ def _load(path: Path, *, results: bool) -> str:
         raise PromptError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8 text") from error
     if not text:
         raise PromptError(f"{path}: the file is empty")
+    return text
+
+
+def _load(path: Path, *, results: bool) -> str:
+    text = read_template(path)
     for match in _NEARLY.finditer(text):
         if not _PLACEHOLDER.fullmatch(match.group()):
             raise PromptError(f"{path}: {match.group()!r} is no placeholder; use {{image}}, {{post}} or {{results}}")
