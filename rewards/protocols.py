@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewards.entities import Claim, Gold
-from sake_ray.data.boxes import Quad
 from rewards.matching import Task, candidates, maximum_pairs
 from rewards.parsing import read_quad
 from rewards.released_evaluator import IOU_THRESHOLD, released_tally
 from rewards.tally import Tally
+from sake_ray.data.boxes import Quad
 from sake_ray.data.problems import FieldError
 
 PROTOCOLS = ("strict", "release")

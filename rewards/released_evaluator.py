@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from rewards.entities import Claim, Gold
 from rewards.matching import Task
-from sake_ray.data.boxes import Quad, iou
 from rewards.tally import Tally
+from sake_ray.data.boxes import Quad, iou
 
 IOU_THRESHOLD = 0.5
 
