@@ -77,7 +77,8 @@ def run(plan: Plan, arm: str, seed: int) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "launch" / "rl_twitter17.py"), "preset=mini", f"run.seed={seed}"]
     command += [f"run.dir={folder}", f"trainer.total_steps={plan.steps}", f"trainer.eval_every={plan.steps}"]
-    command += ["eval.split=test", "eval.max_examples=0", "tracking.backends=", *plan.overrides, *settings(plan, arm, seed)]
+    command += ["eval.split=test", "eval.max_examples=0", "tracking.backends="]
+    command += [*plan.overrides, *settings(plan, arm, seed)]
     began = time.monotonic()
     with folder.with_suffix(".log").open("w") as output:
         done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False)

@@ -131,7 +131,7 @@ def test_a_stage_runs_again_only_when_something_it_depends_on_changed(
     assert stages.ran == ALL
     assert [line.reused for line in first.stages] == [False] * 3
     stages.ran.clear()
-    again = start(config(tmp_path, **{"run.dir": str(tmp_path / "two")} | changes))
+    again = start(config(tmp_path, **{"run.dir": str(tmp_path / "two")} | dict(changes)))
     assert stages.ran == expected
     assert [line.stage for line in again.stages if not line.reused] == expected
     assert (again.model == first.model) == (not expected)
