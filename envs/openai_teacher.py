@@ -13,9 +13,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from envs.actions import ACTION_TAGS, STOP_STRINGS
 from envs.chat_client import ChatClient, ChatError, ChatMessage, ChatRefused, ChatUsage
 from envs.rate_limit import Limits, RateLimiter
+from sake_ray.actions import ACTION_TAGS, STOP_STRINGS
 from sake_ray.coldstart.teacher_prompt import load_teacher_prompt
 from sake_ray.coldstart.teaching import Brief, TaughtTurn, TeacherError, TeacherRefused
 from sake_ray.config.config import Config

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from envs.actions import STOP_STRINGS
 from envs.episode import EpisodeLimits, run_episode
+from sake_ray.actions import STOP_STRINGS
 from sake_ray.coldstart.teaching import Brief, TaughtTurn, Teacher, TeacherError
 from sake_ray.interfaces import Codec, SearchClient
 from sake_ray.trajectory import Trajectory

@@ -16,10 +16,10 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from envs.actions import parse_action
 from envs.chat_client import ChatClient
 from envs.openai_teacher import OpenAiTeacher, make_openai_teacher, turn_of
 from envs.rate_limit import Limits, RateLimiter
+from sake_ray.actions import parse_action
 from sake_ray.coldstart.teacher_prompt import leaks
 from sake_ray.coldstart.teaching import Brief, Need, TaughtTurn, Teacher, TeacherError, TeacherRefused
 from sake_ray.config import sections

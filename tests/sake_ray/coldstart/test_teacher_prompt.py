@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.actions import parse_action
+from sake_ray.actions import parse_action
 from sake_ray.coldstart.teacher_prompt import LEAK_PHRASES, TeacherPrompt, leaks, load_teacher_prompt
 from sake_ray.coldstart.teaching import Brief, Need, TaughtTurn
 from sake_ray.prompts import SETS, TASKS, PromptError, load_prompts
