@@ -1,9 +1,10 @@
-"""The job as people run it: submitted to a Ray head with the dashboard, followed, stopped, and gone on with."""
+"""The job as people run it: submitted to a Ray head, followed, stopped, gone on with, trained on real posts."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,18 +12,21 @@ from typing import Any
 
 import pytest
 
-from launch.make_train import job_environment, ray_head
+from launch.make_train import STOPPED, job_environment, ray_head
+from sake_ray.data.twitter import subset_of
+from tests.launch import made_train
 
 pytestmark = pytest.mark.integration
-STEPS = 3
+STEPS = 6
+GROUP = 4
 SETTINGS = (
     "preset=mini_fast",
     "world.train_posts=32",
     "world.dev_posts=8",
     "world.test_posts=8",
-    "sft.posts=16",
+    "secot.posts=16",
     "sft.steps=6",
-    "rollout.group_size=4",
+    f"rollout.group_size={GROUP}",
     "trainer.groups_per_step=2",
     "trainer.eval_every=0",
     "trainer.checkpoint_every=0",
@@ -47,11 +51,13 @@ class Cluster:
         return job
 
     def actors(self) -> dict[str, str]:
-        """Name to class of the actors that are alive, from Ray's state API."""
+        """Name to class of the actors that are alive and not Ray's own, from Ray's state API."""
         from ray.util.state import list_actors
 
         alive = list_actors(address=self.address, filters=[("state", "=", "ALIVE")])
-        return {actor.name: actor.class_name for actor in alive if not actor.name.startswith("_ray_internal")}
+        # The coordinator is Ray Train's: one a cluster, which takes nothing and stays.
+        own = ("_ray_internal", "AutoscalingCoordinator")
+        return {actor.name: actor.class_name for actor in alive if not actor.name.startswith(own)}
 
     def wait(self, job: str, what: str, reached: Callable[[], Any], *, timeout_s: float = 400.0) -> None:
         """Wait until `reached()`; a job that ends before that fails the test with its log."""
@@ -115,7 +121,12 @@ def whole(cluster: Cluster, runs: Path) -> Path:
 
 
 def test_a_job_names_its_actors_and_leaves_its_results(cluster: Cluster, whole: Path) -> None:
-    assert [row["step"] for row in rows(whole / "metrics.jsonl")] == [1, 2, 3]
+    metrics = rows(whole / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
+    for row in metrics:
+        episodes = GROUP * (row["rollout/groups"] + row["rollout/zero_signal_groups"])
+        assert row["rollout/generated_tokens"] == pytest.approx(episodes * row["rollout/sampled_tokens"])
+        assert row["rollout/workers"] == 1 and row["rollout/preemptions"] == row["rollout/respawns"] == 0
     assert (whole / "policy" / "model.safetensors").is_file()
     assert (whole / "curves.png").is_file()
     assert (whole / "checkpoints" / f"step-{STEPS:06d}" / "learner").is_dir()
@@ -123,18 +134,18 @@ def test_a_job_names_its_actors_and_leaves_its_results(cluster: Cluster, whole: 
     assert cluster.actors() == {}
 
 
-def test_a_stopped_job_keeps_a_checkpoint_and_goes_on_as_if_never_stopped(
+def test_ctrl_c_leaves_a_checkpoint_and_nothing_running_and_the_run_goes_on_as_if_never_stopped(
     cluster: Cluster, whole: Path, runs: Path
 ) -> None:
     folder = runs / "stopped"
     total = f"trainer.total_steps={STEPS}"
-    job = cluster.submit(folder, total)
-    cluster.wait(job, "the first step", lambda: steps(folder) >= 1)
-    cluster.client.stop_job(job)
-    assert cluster.ended(job) == "STOPPED"
+    with made_train.make_train(*SETTINGS, f"run.dir={folder}", total) as made:  # a cluster of its own
+        made.wait(lambda: steps(folder) >= 1)
+        assert made.signal(signal.SIGINT) == STOPPED, made.said()
+        assert made.left_behind() == []
+        assert "stopping the job; it writes a checkpoint first" in made.said()
     assert 1 <= steps(folder) < STEPS, "the stop came too late to show anything"
     assert (folder / "checkpoints" / f"step-{steps(folder):06d}" / "learner").is_dir()
-    cluster_is_empty(cluster)
 
     job = cluster.submit(folder, total)
     assert cluster.ended(job) == "SUCCEEDED", cluster.log(job)
@@ -143,6 +154,24 @@ def test_a_stopped_job_keeps_a_checkpoint_and_goes_on_as_if_never_stopped(
         row["step"] for row in rows(whole / "metrics.jsonl")
     ]
     assert said(folder) == said(whole)
+    first, second = weights(whole), weights(folder)
+    assert first.keys() == second.keys()
+    assert max(float(abs(first[name] - second[name]).max()) for name in first) <= 1e-6
+    cluster_is_empty(cluster)
+
+
+def test_real_posts_go_the_whole_way(cluster: Cluster, whole: Path, runs: Path, shared: Path) -> None:
+    """Real texts and boxes, full-size pictures drawn from them, the released search cache."""
+    folder = runs / "real"
+    words = [f"data.root={shared}/data/twitter_gmner", "data.images=standin", "data.max_examples=8"]
+    words += ["search.provider=offline", f"search.cache={shared}/data/search_cache_sample", "trainer.total_steps=1"]
+    job = cluster.submit(folder, *words)
+    assert cluster.ended(job) == "SUCCEEDED", cluster.log(job)
+    (metrics,) = rows(folder / "metrics.jsonl")
+    assert metrics["step"] == 1 and metrics["eval/posts"] == 4
+    assert 0 < metrics["rollout/prefix_hit_rate"] < 1, "a group shares a prompt with a picture"
+    assert {subset_of(name) for _, name, _, _ in said(folder)} == {"twitter17"}
+    assert (folder / "policy" / "model.safetensors").is_file()
     cluster_is_empty(cluster)
 
 
@@ -162,6 +191,14 @@ def steps(folder: Path) -> int:
     """The last step in the run's metrics."""
     path = folder / "metrics.jsonl"
     return max((row["step"] for row in rows(path)), default=0) if path.exists() else 0
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """The exported policy of the run, by parameter."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Any] = load_file(folder / "policy" / "model.safetensors")
+    return found
 
 
 def said(folder: Path) -> list[tuple[int, str, list[str], float]]:
