@@ -47,6 +47,7 @@ _START_TRIES = 15
 _POLL_S = 0.25
 _QUIET_S = 60.0
 _COLLECTIVE_TIMEOUT_S = 1800
+_IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 _NO_CPU = 0.001
 """What a rank with learner.cpus_per_rank=0 asks for: a placement group must ask for something."""
 
@@ -266,14 +267,15 @@ def _trainer(task: SftTask) -> Any:
         return run_rank(task)
 
     class Trainer(TorchTrainer):
-        """Without the actor that cleans up after a lost controller, which a job's end does too.
+        """Without two actors that would do nothing here, each a process that starts anew with the ranks.
 
-        It asks the dashboard every second, and where there is none it complains every second.
+        One shards Ray Data sets, of which there are none. The other cleans up after a lost controller, as the job's
+        end does too; it asks the dashboard every second, and where there is none it complains every second.
         """
 
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+            return [callback for callback in callbacks if type(callback).__name__ not in _IDLE_CALLBACKS]
 
     return Trainer(
         train_loop,
