@@ -28,9 +28,10 @@ import ray
 
 from actors.placement import Resources, process_env
 from actors.sft_data import Inputs, SftTask, differences, sft_inputs
-from actors.sft_files import CARD, CHECKPOINTS, METRICS, PLAN, POLICY, STOP, Outcome, replace_json
+from actors.sft_files import CARD, CHECKPOINTS, METRICS, PLAN, POLICY, STOP, Outcome
 from sake_ray.coldstart.secot_files import read_demonstrations
 from sake_ray.config.config import Config
+from sake_ray.data.json_files import write_json
 from sake_ray.data.problems import DataError
 from sake_ray.prompts import load_prompts
 from sake_ray.trainer.checkpoint import CheckpointStore
@@ -171,7 +172,7 @@ def _claim(run_dir: Path, inputs: Inputs) -> None:
     taken = [name for name in (CHECKPOINTS, METRICS, POLICY) if (run_dir / name).exists()]
     if taken:
         raise SftError(f"run.dir={run_dir} belongs to another job ({', '.join(taken)} without {CARD}); choose another")
-    replace_json(card, {"inputs": inputs})
+    write_json(card, {"inputs": inputs})
 
 
 def _finished(task: SftTask) -> SftResult | None:

@@ -28,9 +28,10 @@ from actors.learner import Learner
 from actors.learner_group import learner_settings
 from actors.placement import LEARNER, actor_name
 from actors.sft_data import SftData, SftTask, make_data, sft_config
-from actors.sft_files import CARD, CHECKPOINTS, METRICS, PLAN, POLICY, STOP, Outcome, replace_json
+from actors.sft_files import CARD, CHECKPOINTS, METRICS, PLAN, POLICY, STOP, Outcome
 from envs.replay import ReplayError
 from sake_ray.data.collate import TrainSample, balanced_shards
+from sake_ray.data.json_files import write_json
 from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.report import read_metrics
 from sake_ray.tracking import make_trackers
@@ -147,7 +148,7 @@ class _Run:
             "held_out": len(data.held_out),
             "tokens": sum(len(data.train[index].token_ids) for batch in data.batches for index in batch),
         }
-        replace_json(run_dir / PLAN, self._plan)
+        write_json(run_dir / PLAN, self._plan)
 
     # --- state ------------------------------------------------------------------------------------------
 
@@ -201,7 +202,7 @@ class _Run:
         if self._is_first:
             *_, last = read_metrics(self._task.run_dir / METRICS)
             metrics = {name: value for name, value in last.items() if name != "step"}
-            replace_json(scratch / CARD, {**self._plan, "metrics": metrics, "inputs": self._task.inputs})
+            write_json(scratch / CARD, {**self._plan, "metrics": metrics, "inputs": self._task.inputs})
             os.replace(scratch, final)
         dist.barrier()
 

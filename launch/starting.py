@@ -35,7 +35,6 @@ from sake_ray.types import Example
 
 log = logging.getLogger(__name__)
 MINI = "mini"
-STAGES = "stages.json"
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,6 @@ async def _secot(
         identity(config, model),
         secot,
         content,
-        config.tags.known_by,
         section_hash(config.world),
         config.run.seed,
     ]

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sake_ray.data.json_files import append_lines
 from sake_ray.interfaces import RolloutCounts, Tracker
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Difficulty, Example, ImageSearch, Malformed, StopReason, TextSearch
@@ -128,9 +129,7 @@ class JsonlLog:
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows; each must have a `step`."""
-        # A lone surrogate, which UTF-8 cannot hold, becomes `\udXXX`: JSON's own way to write it.
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        append_lines(self.path, rows)
 
 
 class JsonlTracker:

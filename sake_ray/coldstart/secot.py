@@ -18,9 +18,9 @@ from typing import Any
 from sake_ray.coldstart.all_posts import for_all
 from sake_ray.coldstart.checker import Problem, Reason
 from sake_ray.coldstart.secot_rows import observation_of, observation_row
-from sake_ray.coldstart.stage_folder import GrowingFile, write_json
+from sake_ray.coldstart.stage_folder import GrowingFile
 from sake_ray.coldstart.teaching import Brief, TeacherError
-from sake_ray.data.json_files import MAX_FILE_BYTES, read_values
+from sake_ray.data.json_files import MAX_FILE_BYTES, read_values, write_json
 from sake_ray.data.problems import DataError, FieldError
 from sake_ray.trajectory import Trajectory
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sake_ray.data.json_files import parse_json, read_text
+from sake_ray.data.json_files import append_lines, parse_json, read_text, write_json
 from sake_ray.data.problems import DataError, FieldError
 
 SETTINGS = "settings.json"
@@ -44,13 +44,6 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object: the whole file, or none of it."""
-    scratch = path.with_name(f"{path.name}.unfinished")
-    scratch.write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
-
-
 class GrowingFile:
     """JSON lines that are on disk when `add` returns."""
 
@@ -69,6 +62,4 @@ class GrowingFile:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write one line."""
-        # A lone surrogate, which UTF-8 cannot hold, becomes `\\udXXX`: JSON's own way to write it.
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
+        append_lines(self.path, [dict(row)])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sake_ray.coldstart.difficulty import EntityTag, post_difficulty
-from sake_ray.coldstart.stage_folder import write_json
 from sake_ray.coldstart.teaching import Need
+from sake_ray.data.json_files import write_json
 from sake_ray.types import Difficulty, Example
 
 ORDER = (Difficulty.KNOWN, Difficulty.AMBIGUOUS, Difficulty.UNKNOWN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,26 @@ def read_values(
         yield from _line_values(path, text, log, max_value_chars)
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object: a reader sees the old file or the new one, whole."""
+    scratch = path.with_name(f"{path.name}.unfinished")
+    scratch.write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write JSON lines: the whole file, or none of it."""
     scratch = path.with_name(f"{path.name}.unfinished")
-    # A lone surrogate, which UTF-8 cannot hold, becomes `\\udXXX`: JSON's own way to write it.
-    with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    scratch.unlink(missing_ok=True)
+    append_lines(scratch, rows)
     os.replace(scratch, path)
+
+
+def append_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Add JSON lines to a file; they are on disk when this returns."""
+    # A lone surrogate, which UTF-8 cannot hold, becomes `\\udXXX`: JSON's own way to write it.
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _line_values(path: Path, text: str, log: ProblemLog | None, max_chars: int) -> Iterator[tuple[int, Any]]:
