@@ -24,7 +24,7 @@ test: setup lint-only  ## everything: lint, types, unit and integration tests
 	@$(PYTEST)
 
 test-fast: setup  ## only what needs neither Ray nor vLLM, under a minute
-	@$(PYTEST) -m "not integration"
+	@HYPOTHESIS_PROFILE=fast $(PYTEST) -n 2 -m "not integration"
 
 lint: setup lint-only  ## ruff and mypy
 

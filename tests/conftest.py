@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import settings
 
 # No deadline: on a shared machine a slow example says nothing about the code.
 settings.register_profile("project", deadline=None, max_examples=100)
-settings.load_profile("project")
+settings.register_profile("fast", deadline=None, max_examples=20)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
 _SHARED = Path(__file__).parents[1] / ".." / "shared"
 _ABSENT = "no folder ../shared beside the project: golden vectors and real data are not at hand"
