@@ -127,15 +127,32 @@ class SearchKind(enum.StrEnum):
     IMAGE = "image"
 
 
+class SearchFailure(enum.StrEnum):
+    """Why a search got no answer; the policy is told by one fixed sentence a reason."""
+
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    """No more calls may be made: every key is spent, or the budget of the day is."""
+    BROKEN = "broken"
+    """The service fails, cannot be reached, or answers nonsense."""
+    REFUSED = "refused"
+    """The service takes no such query."""
+    NOT_RECORDED = "not_recorded"
+    """Replaying a cache that does not hold it."""
+    LOST = "lost"
+    """The search worker died, twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What one query gave. `status` is "success", "no_result" or "failed"."""
+    """What one query gave. `status` is "success", "no_result" or "failed"; `reason` says why it failed."""
 
     query: str
     status: str
     text: str = ""
     images: tuple[ImageRef, ...] = ()
     cached: bool = False
+    reason: SearchFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)

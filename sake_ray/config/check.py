@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from sake_ray.config.config import Config
 from sake_ray.config.difficulty import parse_weights
+from sake_ray.config.search_section import CACHE_MODES
 from sake_ray.config.values import ConfigError, nearest, show
 
 RELEASED_MAX_TURNS = 3
@@ -52,9 +53,9 @@ def _check_paths(config: Config) -> None:
         "search.root": search.root,
     }
     if search.provider == "offline":
-        if not search.cache:
+        if not search.cache or search.cache in CACHE_MODES:
             why = "search.provider=offline reads it; nearest: search.cache=DIR or search.provider=local"
-            _refuse("search.cache", "", why)
+            _refuse("search.cache", search.cache, why)
         folders["search.cache"] = search.cache
     for field, folder in folders.items():
         if folder and not Path(folder).is_dir():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sake_ray.config.search_section import SearchConfig
 from sake_ray.config.values import Section, setting
 
 DTYPES = ("float32", "bfloat16")
@@ -91,29 +92,6 @@ class EpisodeConfig(Section):
     max_tokens: int = setting(16384, "tokens of a whole trajectory, images and results included", low=64)
     max_turn_tokens: int = setting(1024, "tokens the policy may write in one turn", low=8)
     max_images: int = setting(8, "images in a trajectory, the post's own included", low=1)
-
-
-@dataclass(frozen=True)
-class SearchConfig(Section):
-    """The search tools and the workers that run them."""
-
-    NAME: ClassVar[str] = "search"
-    provider: str = setting(
-        "local", "local: MiniWorld's encyclopaedia; offline: a released search cache", choices=("local", "offline")
-    )
-    cache: str = setting("", "folder of the released search cache (provider=offline)", is_path=True)
-    root: str = setting("", "folder of the local encyclopaedia; empty: the data set's own", is_path=True)
-    matching: str = setting(
-        "strict",
-        "offline: strict finds nothing below search.threshold; release takes the nearest entry, however unlike",
-        choices=("strict", "release"),
-    )
-    threshold: float = setting(0.6, "likeness of query and cached query that counts as found", low=0.0, high=1.0)
-    images_per_query: int = setting(1, "reference images a query may return", low=0)
-    workers: int = setting(1, "search actors", low=1)
-    cpus_per_worker: float = setting(0.0, "CPUs reserved for each search actor; 0: shares what is free", low=0.0)
-    timeout_s: float = setting(30.0, "seconds a query may take, waiting included", above=0.0)
-    max_chars: int = setting(2000, "characters of a text result that are shown", low=1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What searches answered, kept: one store for all jobs on a machine."""

@@ -1,0 +1,1 @@
+"""Fetching what strangers publish: addresses checked, everything bounded, pictures made harmless."""
