@@ -37,6 +37,14 @@ class SearchClient(Protocol):
         ...
 
 
+class CountedSearch(Protocol):
+    """A search pool that says what it did; what the trainer needs."""
+
+    async def counts(self) -> Mapping[str, float]:
+        """Counts since it was started, by name; `pending` alone may fall. See `sake_ray.search_metrics`."""
+        ...
+
+
 class Codec(Protocol):
     """Turns prompts and observations into token ids and back, without ever touching sampled ids."""
 

@@ -12,7 +12,15 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from sake_ray.types import Example, ImageSearch, Observation, QueryResult, SearchKind, TextSearch
+from sake_ray.types import (
+    Example,
+    ImageSearch,
+    Observation,
+    QueryResult,
+    SearchFailure,
+    SearchKind,
+    TextSearch,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +64,18 @@ async def ask(tool: SearchTool, example_id: str, action: TextSearch | ImageSearc
             results = await call(example_id, action.queries)
     except SearchUnavailable as error:
         logger.warning("the %s search for post %s is unavailable: %s", kind, example_id, error)
-        results = failed(action)
+        results = failed(action, SearchFailure.BROKEN)
     except TimeoutError:
         if not deadline.expired():  # some other timeout inside the tool, which it should have handled
             raise
         logger.warning("the %s search for post %s got no answer in %.1f s", kind, example_id, timeout_s)
-        results = failed(action)
+        results = failed(action, SearchFailure.TIMEOUT)
     return Observation(kind, tuple(results), latency_s=time.perf_counter() - started)
 
 
-def failed(action: TextSearch | ImageSearch) -> list[QueryResult]:
+def failed(action: TextSearch | ImageSearch, reason: SearchFailure) -> list[QueryResult]:
     """A "failed" result for each query of a search that got no answer."""
-    return [QueryResult(query, "failed") for query in action.queries]
+    return [QueryResult(query, "failed", reason=reason) for query in action.queries]
 
 
 class ToolClient:

@@ -20,11 +20,17 @@ FREE = frozenset(
         "run.dir", "trainer.total_steps", "trainer.resume", "trainer.eval_every", "trainer.checkpoint_every",
         "trainer.keep_checkpoints", "tracking.backends", "tracking.project",
         # Who does the work and how it is shared out: no more than rounding, and when something happens.
-        "search.workers", "search.cpus_per_worker", "search.timeout_s", "reward.workers", "reward.cpus_per_worker",
+        "search.workers", "search.cpus_per_worker", "search.timeout_s", "search.max_pending", "search.retries",
+        "search.per_second", "search.burst", "search.concurrency", "search.breaker_failures", "search.breaker_s",
+        "search.fetch_s", "search.summary_per_second", "search.summary_concurrency",
+        "reward.workers", "reward.cpus_per_worker",
         "rollout.workers", "rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.tensor_parallel",
         "rollout.max_num_seqs", "rollout.kv_cache_gib", "rollout.gpu_memory_utilization", "learner.ranks",
         "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.micro_batch_tokens", "learner.row_tokens",
         "learner.logprob_chunk", "learner.gradient_checkpointing",
+        # Who pays for searches and how much, and where their answers are kept.
+        "search.key_env", "search.key_file", "search.cost_per_call", "search.daily_budget", "search.on_spent",
+        "search.summary_key_env", "search.cache_dir", "search.cache_gib", "search.allow_private",
         # What the stages before RL, where they are part of the run, leave out of their own names for the same reasons.
         "secot.dir", "secot.concurrency", "sft.eval_every", "sft.checkpoint_every", "sft.max_failures",
     }

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from sake_ray.algorithms.advantage import group_advantages, has_signal
-from sake_ray.interfaces import CountedRollout, LearnerClient, RewardClient, Stateful, Tracker
+from sake_ray.interfaces import CountedRollout, CountedSearch, LearnerClient, RewardClient, Stateful, Tracker
 from sake_ray.metrics import JsonlLog, PhaseTimes, engine_metrics, rollout_metrics, trajectory_rows
+from sake_ray.search_metrics import pool_metrics
 from sake_ray.seeding import derive_seed
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, Progress
@@ -98,6 +99,7 @@ class Trainer:
     tracker: Tracker
     trajectory_log: JsonlLog
     display: Display
+    search: CountedSearch | None = None
     progress: Progress = field(default_factory=Progress)
     evaluate_first: bool = True  # False: an earlier process has evaluated the untrained policy already
     unevaluated: Mapping[str, float] | None = None  # metrics of the last step, whose evaluation a stop cut off
@@ -130,13 +132,14 @@ class Trainer:
 
         with times.phase("rollout"):
             self.display.phase(step, "rollout")
-            counts = await self.rollout.counts()
+            counts, searched = await self.rollout.counts(), await self._search_counts()
             try:
                 groups, dropped = await self._or_stop(self._collect_groups(step))
             except StopRequested:
                 await self.checkpoints.save(self.learner, before, self.progress.step)
                 raise
             metrics = engine_metrics(counts, await self.rollout.counts())
+            metrics.update(pool_metrics(searched, await self._search_counts()))
 
         with times.phase("advantage"):
             self._assign_advantages(groups)
@@ -156,6 +159,9 @@ class Trainer:
         self._advance(step, version, groups + dropped)
         metrics.update(self._step_metrics(groups, dropped))
         await self._finish_step(step, metrics, groups + dropped)
+
+    async def _search_counts(self) -> Mapping[str, float]:
+        return await self.search.counts() if self.search is not None else {}
 
     async def _collect_groups(self, step: int) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
         """Groups that carry a signal, up to `groups_per_step`, and those dropped because they carry none."""

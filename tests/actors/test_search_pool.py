@@ -7,14 +7,24 @@ import functools
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import ray
 
-from actors.search_pool import SearchPool
-from actors.search_worker import SearchWorker
+from actors.search_pool import PoolSettings, SearchPool
+from actors.search_worker import Busy, SearchWorker
 from envs.tools.base import SearchUnavailable
-from sake_ray.types import Example, ImageRef, ImageSearch, QueryResult, SearchKind, TextSearch
+from sake_ray.types import (
+    Example,
+    ImageRef,
+    ImageSearch,
+    Observation,
+    QueryResult,
+    SearchFailure,
+    SearchKind,
+    TextSearch,
+)
 
 POST = Example("17_1", "text", ImageRef("none.png", 40, 40), ())
 
@@ -34,10 +44,26 @@ class ScriptedTool:
                 raise KeyError("a bug of ours")
             case "die":
                 os._exit(1)
+            case word if word.startswith("die once "):
+                if _first(word.removeprefix("die once ")):
+                    os._exit(1)
+            case word if word.startswith("cancelled "):
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    _first(word.removeprefix("cancelled "))
         return [QueryResult(query, "success", f"{example_id} {query} {os.getpid()}") for query in queries]
 
     async def search_images(self, example_id: str, queries: Sequence[str]) -> list[QueryResult]:
         return [QueryResult(query, "no_result") for query in queries]
+
+
+def _first(flag: str) -> bool:
+    """Whether nobody has been here before; the flag is a file, because processes die here."""
+    path = Path(flag)
+    first = not path.exists()
+    path.touch()
+    return first
 
 
 class Elsewhere:
@@ -48,19 +74,33 @@ class Elsewhere:
 
 
 async def test_a_late_or_unavailable_tool_is_a_failed_result_and_a_bug_raises() -> None:
-    worker = SearchWorker("search-0", ScriptedTool, timeout_s=0.05)
-    for query in ("slow", "unavailable"):
-        observation = await worker.search("17_1", TextSearch((query, "b")))
-        assert [(result.query, result.status) for result in observation.results] == [(query, "failed"), ("b", "failed")]
+    worker = SearchWorker("search-0", ScriptedTool)
+    for query, reason in (("slow", SearchFailure.TIMEOUT), ("unavailable", SearchFailure.BROKEN)):
+        observation = await worker.search("17_1", TextSearch((query, "b")), 0.05)
+        assert isinstance(observation, Observation)
+        told = [(result.query, result.status, result.reason) for result in observation.results]
+        assert told == [(query, "failed", reason), ("b", "failed", reason)]
     with pytest.raises(KeyError, match="a bug of ours"):
-        await worker.search("17_1", TextSearch(("bug",)))
-    assert (await worker.stats()) == {"searches": 3.0} and repr(worker) == "search-0"
+        await worker.search("17_1", TextSearch(("bug",)), 0.05)
+    assert (await worker.counts())["searches"] == 3.0 and repr(worker) == "search-0"
+
+
+async def test_a_worker_turns_away_what_it_cannot_take_but_never_a_search_when_it_has_nothing_to_do() -> None:
+    worker = SearchWorker("search-0", ScriptedTool, max_pending=2)
+    slow = [asyncio.create_task(worker.search("17_1", TextSearch(("slow",)), 60)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert await worker.search("17_1", TextSearch(("a",)), 1) == Busy(2)
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    assert isinstance(await worker.search("17_1", TextSearch(("a", "b", "c")), 1), Observation)
+    assert (await worker.counts())["pending"] == 0
 
 
 @pytest.mark.integration
 async def test_the_pool_spreads_searches_keeps_its_deadline_and_reaches_across_actors(local_ray: None) -> None:
     await _until_free("search-0")
-    pool = SearchPool.start(ScriptedTool, workers=2, timeout_s=1.0)
+    pool = SearchPool.start(ScriptedTool, PoolSettings(1.0), workers=2)
     await pool.ready()
     answers = await asyncio.gather(*(pool.search(POST, TextSearch((f"q{i}",))) for i in range(4)))
     assert [answer.results[0].query for answer in answers] == ["q0", "q1", "q2", "q3"]
@@ -80,18 +120,51 @@ async def test_the_pool_spreads_searches_keeps_its_deadline_and_reaches_across_a
 
 
 @pytest.mark.integration
-async def test_a_tool_that_cannot_be_built_stops_the_start_and_a_worker_that_keeps_dying_raises(
-    local_ray: None,
-) -> None:
+async def test_a_tool_that_cannot_be_built_stops_the_start(local_ray: None) -> None:
     await _until_free("search-0")
-    broken = SearchPool.start(functools.partial(_no_tool, "no such folder"), workers=1, timeout_s=1.0)
+    broken = SearchPool.start(functools.partial(_no_tool, "no such folder"), PoolSettings(1.0), workers=1)
     with pytest.raises(ray.exceptions.RayActorError, match="no such folder"):
         await broken.ready()
     await broken.shutdown()
+
+
+@pytest.mark.integration
+async def test_a_worker_that_dies_is_started_anew_and_its_searches_are_asked_once_more(
+    local_ray: None, tmp_path: Path
+) -> None:
     await _until_free("search-0")
-    pool = SearchPool.start(ScriptedTool, workers=1, timeout_s=60.0)
-    with pytest.raises(ray.exceptions.RayActorError):
-        await pool.search(POST, TextSearch(("die",)))
+    pool = SearchPool.start(ScriptedTool, PoolSettings(60.0), workers=1)
+    once = TextSearch((f"die once {tmp_path / 'flag'}",))
+    answers = await asyncio.gather(*(pool.search(POST, action) for action in (once, TextSearch(("fine",)))))
+    assert [answer.results[0].status for answer in answers] == ["success", "success"]
+    dead = await pool.search(POST, TextSearch(("die",)))
+    assert (dead.results[0].status, dead.results[0].reason) == ("failed", SearchFailure.LOST)
+    assert (await pool.search(POST, TextSearch(("fine",)))).results[0].status == "success"
+    await pool.shutdown()
+
+
+@pytest.mark.integration
+async def test_a_query_goes_to_one_worker_whoever_asks_is_asked_once_a_post_and_ends_with_its_trajectory(
+    local_ray: None, tmp_path: Path
+) -> None:
+    await _until_free("search-0")
+    pool = SearchPool.start(ScriptedTool, PoolSettings(10.0, max_pending=4, per_query=True), workers=2)
+    posts = [Example(f"17_{n}", "text", POST.image, ()) for n in range(3)]
+    asked = [pool.search(post, TextSearch((f"q{n}",))) for post in posts for n in range(8) for _ in range(3)]
+    answers = await asyncio.gather(*asked)
+    workers = {(a.results[0].query, a.results[0].text.split()[-1]) for a in answers}
+    assert len(workers) == 8 and len({worker for _, worker in workers}) == 2
+    assert (await pool.search(posts[0], TextSearch(("q1",)))).results[0].cached
+    assert (await pool.counts())["searches"] == 24
+
+    begun = asyncio.create_task(pool.search(POST, TextSearch((f"cancelled {tmp_path / 'flag'}",))))
+    await asyncio.sleep(0.5)
+    begun.cancel()
+    for _ in range(100):
+        if (tmp_path / "flag").exists():
+            break
+        await asyncio.sleep(0.05)
+    assert (tmp_path / "flag").exists(), "the search goes on although nobody waits for it"
     await pool.shutdown()
 
 

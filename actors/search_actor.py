@@ -1,0 +1,60 @@
+"""The search worker as a Ray actor: it knows its node, and what it counts stands on Ray's metrics port.
+
+Knows nothing of tools. Always holds: what is exported are the worker's own counts, a few seconds old at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import ray
+
+from actors.search_worker import SearchWorker
+from envs.tools.base import SearchTool
+
+logger = logging.getLogger(__name__)
+
+_EXPORT_EVERY_S = 2.0
+
+
+class SearchActor(SearchWorker):
+    """A `SearchWorker` in a process that Ray gave it."""
+
+    def __init__(self, name: str, make_tool: Callable[[], SearchTool], *, max_pending: int = 256) -> None:
+        super().__init__(name, make_tool, max_pending=max_pending)
+        self.node = ray.get_runtime_context().get_node_id()
+        self._exporting: asyncio.Task[None] | None = None
+
+    async def counts(self) -> dict[str, float]:
+        """See `SearchWorker.counts`; the first call, which waits for the actor to be ready, also starts the export."""
+        if self._exporting is None:
+            self._exporting = asyncio.create_task(self._export())
+            self._exporting.add_done_callback(_say_why_it_ended)
+        return await super().counts()
+
+    async def _export(self) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        counters: dict[str, Counter] = {}
+        exported: dict[str, float] = {}
+        pending = Gauge("sake_ray_search_pending", "queries a search worker has under way", tag_keys=("actor",))
+        pending.set_default_tags({"actor": self.name})
+        while True:
+            counts = await super().counts()
+            pending.set(counts.pop("pending"))
+            for name, value in counts.items():
+                if name not in counters:
+                    series = "".join(char if char.isalnum() else "_" for char in name)
+                    counters[name] = Counter(f"sake_ray_search_{series}", f"search: {name}", tag_keys=("actor",))
+                    counters[name].set_default_tags({"actor": self.name})
+                if (more := value - exported.get(name, 0.0)) > 0:
+                    counters[name].inc(more)
+                    exported[name] = value
+            await asyncio.sleep(_EXPORT_EVERY_S)
+
+
+def _say_why_it_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the metrics of a search worker are no longer exported", exc_info=error)
