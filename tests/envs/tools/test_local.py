@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +19,7 @@ from envs.tools.local_index import (
     INDEX_NAME,
     SOURCE_NAME,
     Article,
+    Caption,
     LocalIndexError,
     build_local_index,
     ensure_local_index,
@@ -42,7 +43,8 @@ ARTICLES = (
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSearchTool]:
     root = tmp_path_factory.mktemp("world")
-    assert build_local_index(root, ARTICLES) == len(ARTICLES)
+    captions = [Caption("pictures/000001_0.png", 'NEAR the AND title: "½"')]
+    assert build_local_index(root, ARTICLES, captions=captions) == len(ARTICLES)
     tool = LocalSearchTool(root, images_per_query=2)
     yield tool
     tool.close()
@@ -100,6 +102,7 @@ async def test_texts_and_pictures_are_bounded(tmp_path: Path) -> None:
     tool.close()
 
 
+@settings(max_examples=60)
 @given(
     st.text(max_size=40)
     | st.lists(st.sampled_from(["a", '"', "*", ":^()-+{}", "NEAR", "AND", "title", "\0", "_", "\ud800", "½"])).map(
@@ -107,8 +110,9 @@ async def test_texts_and_pictures_are_bounded(tmp_path: Path) -> None:
     )
 )
 def test_any_query_is_answered_and_never_read_as_syntax(tool: LocalSearchTool, query: str) -> None:
-    (result,) = asyncio.run(tool.search_text("any post", [query]))
-    assert result.status in ("success", "no_result")
+    for ask in (tool.search_text, tool.search_images):
+        (result,) = asyncio.run(ask("any post", [query]))
+        assert result.status in ("success", "no_result")
 
 
 def test_operators_in_a_query_are_words() -> None:
@@ -191,7 +195,7 @@ def test_an_index_that_fits_its_source_is_left_alone(tmp_path: Path) -> None:
     before = (tmp_path / INDEX_NAME).stat().st_mtime_ns
     ensure_local_index(tmp_path)
     assert (tmp_path / INDEX_NAME).stat().st_mtime_ns == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [SOURCE_NAME, INDEX_NAME, "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SOURCE_NAME, INDEX_NAME]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,10 @@ def test_an_index_that_fits_its_source_is_left_alone(tmp_path: Path) -> None:
         ([], r"encyclopaedia\.jsonl:2: must be an object"),
         ({"title": "a"}, r"encyclopaedia\.jsonl:2: text: must be a string"),
         ({"title": "a", "text": "b", "picture": 3}, r"encyclopaedia\.jsonl:2: picture: must be a path"),
-        ({"title": "a", "text": "b", "picture": "/etc/hostname"}, r"article 2 .*relative path"),
+        (
+            {"title": "a", "text": "b", "picture": "/etc/hostname"},
+            r"encyclopaedia\.jsonl:2: picture 0: .*relative path",
+        ),
     ],
 )
 def test_a_broken_source_names_line_and_field(tmp_path: Path, row: object, message: str) -> None:
