@@ -19,6 +19,8 @@ from envs.answers.stored import AnswerStoreError
 
 DATABASE = "answers.sqlite"
 _LOCK = "opening.lock"
+_BUDGET = "budget.sqlite"
+"""What the day's searches cost; it lies in the same folder, and may be there first."""
 _APPLICATION = int.from_bytes(b"SAKE", "big")
 _FORMAT = 1
 _BUSY_S = 60.0
@@ -180,7 +182,7 @@ def _check_place(folder: Path) -> None:
         raise AnswerStoreError(f"{folder}: is a file; search.cache_dir must name a folder")
     if folder.is_dir() and not (folder / DATABASE).exists():
         # A store whose making was cut short has the lock and maybe an empty database.
-        strangers = sorted(name for name in os.listdir(folder) if name != _LOCK)
+        strangers = sorted(name for name in os.listdir(folder) if name != _LOCK and not name.startswith(_BUDGET))
         if strangers:
             raise AnswerStoreError(
                 f"{folder}: holds {strangers[0]!r} and no {DATABASE}, so it is no store of answers; "

@@ -9,9 +9,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-_MANY = 512
-_SOON_S = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Noted:
@@ -27,7 +24,6 @@ class Pending:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._noted = Noted()
-        self._taken_at = 0.0
 
     def __bool__(self) -> bool:
         """Whether anything is to be written."""
@@ -43,14 +39,10 @@ class Pending:
         with self._lock:
             self._noted.asked[post, digest] = None
 
-    def is_due(self, now: float) -> bool:
-        """Whether who asked should be written without waiting for a put: a kill would lose much of it."""
-        return len(self._noted.asked) >= _MANY or (bool(self._noted.asked) and now >= self._taken_at + _SOON_S)
-
-    def take(self, now: float) -> Noted:
+    def take(self) -> Noted:
         """All that is noted; it is the caller's to write, or to give back."""
         with self._lock:
-            noted, self._noted, self._taken_at = self._noted, Noted(), now
+            noted, self._noted = self._noted, Noted()
             return noted
 
     def give_back(self, noted: Noted) -> None:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 MODES = ("on", "record", "read_only")
 KEEP_S = 3600.0
 """Seconds for which a picture file stays after its last answer has gone: whoever got it may still have to read it."""
+_FLUSH_S = 3.0
+"""Seconds after which it is written who asked, if no put wrote it before."""
 _FILL = 0.9
 _EVICT_AT_ONCE = 2_000
 
@@ -79,6 +81,8 @@ class AnswerStore:
         self._warned_full = False
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._closed = False
+        self._timing = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._writer: sqlite3.Connection | None = None
         if mode != "read_only":
             self._writer = open_for_writing(self._folder)
@@ -198,14 +202,13 @@ class AnswerStore:
         return StoredPicture(sha256, path, width, height)
 
     def note_asked(self, key: AnswerKey, post: str) -> None:
-        """Say that a post asked for an answer that stands; written soon, at the latest when the store is closed.
+        """Say that a post asked for an answer that stands; written within seconds, and never by this call itself.
 
         In mode read_only nothing is noted: the recording knows.
         """
         if self._writer is not None:
             self._pending.note_asked(post, key.digest)
-            if self._pending.is_due(self._clock()):
-                self.flush()
+            self._flush_soon()
 
     def flush(self) -> None:
         """Write what has been noted: who asked, and when answers were last given."""
@@ -246,6 +249,9 @@ class AnswerStore:
         """Write what has been noted, and let go of the files. A second time nothing happens."""
         if self._closed:
             return
+        with self._timing:
+            if self._timer is not None:
+                self._timer.cancel()
         self.flush()
         with self._writing, self._reading:
             self._closed = True
@@ -276,7 +282,7 @@ class AnswerStore:
         """A transaction that also writes what was noted, and keeps the store within its size."""
         with self._writing, telling(self._path):
             writer = self._check_writable()
-            noted = self._pending.take(now)
+            noted = self._pending.take()
             try:
                 with transaction(writer) as connection:
                     yield connection
@@ -286,6 +292,23 @@ class AnswerStore:
             except BaseException:
                 self._pending.give_back(noted)
                 raise
+
+    def _flush_soon(self) -> None:
+        """Flush in a thread after a while: whoever notes may be an event loop, and may be killed without a `close`."""
+        with self._timing:
+            if self._timer is None and not self._closed:
+                self._timer = threading.Timer(_FLUSH_S, self._flush_aside)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _flush_aside(self) -> None:
+        with self._timing:
+            self._timer = None
+        try:
+            if not self._closed:
+                self.flush()
+        except AnswerStoreError as error:  # nobody to raise it to; what was noted is kept for the next write
+            logger.warning("who asked could not be written yet: %s", error)
 
     def _check_writable(self) -> sqlite3.Connection:
         if self._writer is None:
