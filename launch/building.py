@@ -32,6 +32,7 @@ from sake_ray.coldstart.teacher import ScriptedTeacher
 from sake_ray.coldstart.teacher_prompt import load_teacher_prompt
 from sake_ray.coldstart.teaching import Brief, Demonstration, Need, TaughtTurn, Teacher
 from sake_ray.config.config import Config
+from sake_ray.config.identity import FREE
 from sake_ray.data.codec import ChatCodec
 from sake_ray.data.problems import DataError
 from sake_ray.prompts import load_prompts
@@ -127,9 +128,7 @@ def identity(config: Config, model: Path) -> dict[str, Any]:
     secot = config.secot
     prompts = load_prompts(config.data.task, config.prompts.set, config.prompts.dir)
     tokenizer = model / "tokenizer.json"
-    search = {
-        name: value for name, value in asdict(config.search).items() if name not in ("workers", "cpus_per_worker")
-    }
+    search = {name: value for name, value in asdict(config.search).items() if f"search.{name}" not in FREE}
     return {
         "task": config.data.task,
         "teacher": _teacher_identity(config),

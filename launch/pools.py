@@ -18,10 +18,11 @@ from actors.policy import PublishingLearner
 from actors.reward_pool import RewardPool
 from actors.rollout_actor import WorkerSettings, spawn_rollout_actor
 from actors.rollout_pool import RolloutPool
-from actors.search_pool import SearchPool
+from actors.search_build import ToolSpec
+from actors.search_pool import PoolSettings, SearchPool
 from actors.vllm_build import EngineConfig
 from envs.episode import EpisodeLimits
-from envs.tools.registry import make_tool
+from launch.search_tool import cache_dir
 from rewards.composite import Scorer
 from sake_ray.config.config import Config
 from sake_ray.interfaces import SearchClient
@@ -35,6 +36,7 @@ class Pools:
     rollout: RolloutPool
     rewards: RewardPool
     learner: PublishingLearner
+    search: SearchPool
 
 
 def worker_settings(config: Config, model: Path, prompts: Prompts | None = None) -> WorkerSettings:
@@ -67,11 +69,14 @@ def worker_settings(config: Config, model: Path, prompts: Prompts | None = None)
 @asynccontextmanager
 async def search_pool(config: Config, data_root: Path) -> AsyncIterator[SearchPool]:
     """Start the search actors; `data_root` is where the local tool looks by default."""
+    settings = config.search
+    spec = ToolSpec(settings, str(data_root), cache_dir(config), config.data.max_pixels)
     search = SearchPool.start(
-        functools.partial(make_tool, config.search, default_root=str(data_root)),
-        workers=config.search.workers,
-        timeout_s=config.search.timeout_s,
-        resources=Resources(config.search.cpus_per_worker),
+        spec,
+        PoolSettings(settings.timeout_s, max_pending=settings.max_pending, per_query=spec.web),
+        workers=settings.workers,
+        resources=Resources(settings.cpus_per_worker),
+        together=spec.web,  # around one cache
     )
     try:
         await search.ready()
@@ -126,4 +131,4 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
         stack.callback(group.shutdown)
         await group.start()
         await rollout.start()
-        yield Pools(rollout, rewards, PublishingLearner(group, rollout))
+        yield Pools(rollout, rewards, PublishingLearner(group, rollout), search)

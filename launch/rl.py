@@ -172,6 +172,7 @@ def make_trainer(
         tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=whole), trackers),
         trajectory_log=logs,
         display=display,
+        search=pools.search,
         progress=progress,
         evaluate_first=resumed is None,
         unevaluated=unevaluated,

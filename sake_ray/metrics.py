@@ -194,7 +194,14 @@ def _results(observation: Any) -> list[dict[str, Any]] | None:
     if observation is None:
         return None
     return [
-        {"query": r.query, "status": r.status, "text": r.text, "images": len(r.images), "cached": r.cached}
+        {
+            "query": r.query,
+            "status": r.status,
+            "reason": r.reason,
+            "text": r.text,
+            "images": len(r.images),
+            "cached": r.cached,
+        }
         for r in observation.results
     ]
 
