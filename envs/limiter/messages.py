@@ -52,6 +52,7 @@ class Outcome(enum.StrEnum):
     UNUSED = "unused"  # never sent: cancelled, or too late
     THROTTLED = "throttled"  # the service says "too many": it was sent and counted
     SPENT = "spent"  # this key has no quota left, or is not accepted
+    ABANDONED = "abandoned"  # it was sent, and given up before it ended: says nothing of the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class Grant:
     id: int
     key: int
     start_ns: int
+
+
+NO_GRANT = 0
+"""In a report of THROTTLED, instead of a grant's id: the whole service asked for a pause, whichever call it told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """An answer of the limiter, given at `now_ns` of its clock."""
+    """An answer of the limiter: by its clock it was asked at `asked_ns` and answered at `now_ns`.
 
+    With its own times of asking and of the answer the client knows the difference of the clocks, up to the time the
+    two messages took; how long it waited for its turn in between does not matter.
+    """
+
+    asked_ns: int
     now_ns: int
     grants: tuple[Grant, ...]
 
@@ -106,27 +116,51 @@ class ServiceCounts:
     cost_total: float = 0.0
 
 
+class UnknownServiceError(LookupError):
+    """The limiter does not know the service or the client (any more): register, and ask again.
+
+    It was started anew, or has not heard of the client for too long.
+    """
+
+
+class LimiterLostError(RuntimeError):
+    """The limiter cannot be reached, so nothing may be sent; the message says what was tried."""
+
+
 class LimiterPort(Protocol):
     """The limiter as its users reach it: in this process, or through an actor."""
 
-    async def register(self, client: str, service: Service) -> None:
+    async def register(self, client: str, service: Service, held: Sequence[Grant] = ()) -> None:
         """Make a service known; of several registrations of one name the tightest limits hold.
+
+        `held`: grants of a limiter before this one, which the client has still.
 
         Raises:
             ValueError: the limits let nothing through, or the keys differ from those registered before.
         """
         ...
 
-    async def acquire(self, client: str, service: str, wanted: int, reports: Sequence[Report]) -> Granted | Refused:
-        """Wait until at least one grant can be had, and take up to `wanted`; also hands in reports."""
+    async def acquire(
+        self, client: str, service: str, wanted: int, reports: Sequence[Report] = ()
+    ) -> Granted | Refused:
+        """Wait until at least one grant can be had, and take up to `wanted`; also hands in reports.
+
+        Raises:
+            UnknownServiceError: service or client are not registered, or the client was silent for too long.
+            ValueError: less than one is wanted.
+        """
         ...
 
     async def report(self, client: str, service: str, reports: Sequence[Report]) -> None:
-        """Say what became of grants."""
+        """Say what became of grants, or, with none, only that the client is alive.
+
+        Raises:
+            UnknownServiceError: service or client are not registered.
+        """
         ...
 
     async def leave(self, client: str) -> None:
-        """The client asks no more: its grants are given back as unused."""
+        """The client asks no more: its grants are given back, those whose time had come as used."""
         ...
 
     async def counts(self) -> dict[str, ServiceCounts]:
