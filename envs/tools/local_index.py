@@ -33,6 +33,7 @@ from envs.tools.local_sources import (
     Caption,
     Sources,
     check_article,
+    check_caption,
     find_sources,
     path_inside,
 )
@@ -213,7 +214,7 @@ def _fill(
     for documents, (where, article) in enumerate(_counted(articles, "documents"), start=1):
         _insert(database, root, where, documents, article)
     for pictures, (where, caption) in enumerate(_counted(captions, "captions"), start=1):
-        path_inside(root, f"{where}: file", caption.file)
+        check_caption(root, where, caption)
         database.execute("INSERT INTO captioned VALUES (?, ?, ?)", (pictures, caption.file, caption.caption))
     database.execute("INSERT INTO source VALUES (?, ?)", (made.digest, made.loose))
     for statement in _FINISH:

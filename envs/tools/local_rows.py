@@ -1,7 +1,7 @@
 """Rows of a user's own files: JSON lines (also gzipped), CSV and parquet, one at a time and under limits.
 
-Knows nothing of documents, captions or indexes. Always holds: a file is never in memory whole, nor a line or cell
-over its limit; whatever is wrong with a file is a `LocalIndexError` that names the file and the row.
+Knows nothing of documents, captions or indexes. Always holds: of a file no more is in memory than a line, of limited
+length, or a batch of parquet rows; whatever is wrong with a file is a `LocalIndexError` that names file and row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sake_ray.bounded_json import JsonRefused, parse_json
 MAX_LINE_BYTES = 8 * 1024**2
 MAX_DEPTH = 32
 MAX_FILE_BYTES = 64 * 1024**3
-"""Of one file, unpacked."""
+"""Of one file of lines, unpacked."""
 JSON_LINES, GZIPPED, CSV, PARQUET = ".jsonl", ".jsonl.gz", ".csv", ".parquet"
 
 _BATCH_ROWS = 128

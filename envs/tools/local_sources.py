@@ -93,10 +93,10 @@ class Sources:
         for path in self.captions:
             for where, row in read_rows(path, ("file", "caption")):
                 file = _text(where, row, "file", MAX_PATH_CHARS)
-                yield where, _caption(self.root, where, file, _text(where, row, "caption", MAX_CAPTION_CHARS))
+                yield where, Caption(file, _text(where, row, "caption", MAX_CAPTION_CHARS))
         for text, picture in self.sidecars:
             file = str(PurePosixPath(PICTURES, picture.name))
-            yield str(text), _caption(self.root, str(text), file, _sidecar(text))
+            yield str(text), Caption(file, _sidecar(text))
 
     def digest(self) -> str:
         """A hash that changes when any file is added, removed or changed.
@@ -162,6 +162,22 @@ def check_article(where: str, article: Article) -> None:
         raise LocalIndexError(f"{where}: pictures: {len(article.images)}, at most {MAX_PICTURES} are read")
 
 
+def check_caption(root: Path, where: str, caption: Caption) -> None:
+    """Refuse a caption that cannot be indexed.
+
+    Raises:
+        LocalIndexError: it is empty, or its picture is not in the folder.
+    """
+    _text(where, {"caption": caption.caption}, "caption", MAX_CAPTION_CHARS)
+    path = path_inside(root, f"{where}: file", caption.file)
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name that is too long
+        raise LocalIndexError(f"{where}: file: {error}") from error
+    if not found:
+        raise LocalIndexError(f"{where}: file: {path} is no file; paths are relative to {root}")
+
+
 def _article(where: str, row: Mapping[str, Any]) -> Article:
     for name in ("title", "text"):
         if not isinstance(row.get(name), str):
@@ -183,17 +199,6 @@ def path_inside(root: Path, where: str, file: str) -> Path:
         return inside(root, file)
     except (UnsafePathError, OSError, RuntimeError) as error:  # a part that is too long, a loop of links
         raise LocalIndexError(f"{where}: {error}") from error
-
-
-def _caption(root: Path, where: str, file: str, caption: str) -> Caption:
-    path = path_inside(root, f"{where}: file", file)
-    try:
-        found = path.is_file()
-    except OSError as error:  # a name that is too long
-        raise LocalIndexError(f"{where}: file: {error}") from error
-    if not found:
-        raise LocalIndexError(f"{where}: file: {path} is no file; paths are relative to {root}")
-    return Caption(file, caption)
 
 
 def _text(where: str, row: Mapping[str, Any], name: str, limit: int) -> str:
