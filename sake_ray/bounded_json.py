@@ -11,7 +11,7 @@ import re
 from typing import Any, NoReturn
 
 # A string is one piece, and one that never ends takes all that is left: no character is looked at twice.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(r"[^\s,\[\]{}\"]*")
 _BLANK = re.compile(r"[ \t\r\n]*")
 
