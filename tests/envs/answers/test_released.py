@@ -110,7 +110,7 @@ async def test_what_is_exported_the_offline_tool_answers_as_the_store_does(tmp_p
     assert images[0]["result"]["images"] == [{"path": "images/p1/0_0.jpg"}, {"path": "images/p1/0_1.jpg"}]
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.dictionaries(st.text(min_size=1, max_size=20).filter(lambda t: normalised(t) != ""), st.text(max_size=30)))
 def test_any_words_survive_export_and_import(
     tmp_path_factory: pytest.TempPathFactory, summaries: dict[str, str]

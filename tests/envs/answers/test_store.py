@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def test_pruning_brings_the_store_to_a_size_and_removes_what_belongs_to_nothing(
         assert (tmp_path / "answers.sqlite").stat().st_size < 150_000
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.lists(st.integers(0, 4), max_size=3), st.integers(0, 60), st.integers(0, 40)),
@@ -218,6 +219,23 @@ def test_it_is_known_which_post_asked_what_in_which_order(tmp_path: Path) -> Non
         assert [kept.key for kept in store.asked_by("p1")] == [key("a"), key("b")]
         assert [kept.key for kept in store.answers()] == [key("b"), key("a")]
         assert list(store.answers("another")) == []
+
+
+def test_who_asked_is_written_without_a_put_or_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose answers are all there already never puts, and may be killed."""
+    monkeypatch.setattr("envs.answers.store._FLUSH_S", 0.0)
+    with open_store(tmp_path) as store, open_store(tmp_path, mode="read_only") as reader:
+        store.put(key(), {})
+        store.note_asked(key(), "p1")
+        deadline = time.monotonic() + 30
+        while not list(reader.posts()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert list(reader.posts()) == ["p1"]
+
+
+def test_the_budget_of_the_day_may_lie_in_the_folder_first(tmp_path: Path) -> None:
+    (tmp_path / "budget.sqlite").touch()
+    open_store(tmp_path).close()
 
 
 def test_all_threads_of_a_process_may_use_it(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from tests.envs.answers.store_case import key
 sys.stdin.readline()
 store = AnswerStore(Path(sys.argv[1]), mode="record", max_bytes=1 << 30, ttl_s=1)
 stood = []
-for n in range(100):
+for n in range(40):
     picture = store.add_picture(f"{n} {sys.argv[2]}".encode(), ".jpg", 3, 2)
     put = store.put(key(f"q{n}"), {"by": sys.argv[2]}, pictures=[picture])
     stood.append([put.value["by"], put.pictures[0].path.read_text()])
@@ -81,7 +81,7 @@ def check_whole(folder: Path) -> int:
 
 def test_a_store_whose_writers_are_killed_at_any_moment_stays_whole(tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    for turn in range(4):
+    for turn in range(3):
         writers = [start(_WRITER, str(folder), str(turn * 1_000 + 500 * i)) for i in range(2)]
         try:
             for writer in writers:
@@ -100,12 +100,12 @@ def test_a_store_whose_writers_are_killed_at_any_moment_stays_whole(tmp_path: Pa
 
 
 def test_of_several_processes_that_record_one_key_one_wins_for_all(tmp_path: Path) -> None:
-    names = ["a", "b", "c"]
+    names = ["a", "b"]
     rivals = [start(_RIVAL, str(tmp_path / "store"), name) for name in names]
     for rival in rivals:  # all are started: now they run
         assert rival.stdin is not None
         rival.stdin.write(b"\n")
         rival.stdin.flush()
     stood = [json.loads(rival.communicate(timeout=60)[0]) for rival in rivals]
-    assert stood[0] == stood[1] == stood[2]
+    assert stood[0] == stood[1]
     assert all(read == f"{n} {by}" for n, (by, read) in enumerate(stood[0]))
