@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,8 @@ __all__ = [
 ]
 
 INDEX_NAME = "encyclopaedia.sqlite"
+SCRATCH = ".index-"
+"""How the folders begin in which an index is written before it is whole."""
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 """Version 1 has no captions. A folder with nothing but such an index still answers as it did."""
@@ -120,7 +123,10 @@ def build_local_index(folder: str | Path, articles: Iterable[Article], *, captio
     """
     placed = ((f"article {n} ({article.title!r:.80})", article) for n, article in enumerate(articles, start=1))
     named = ((f"caption {n} ({caption.file!r:.80})", caption) for n, caption in enumerate(captions, start=1))
-    return _build(Path(folder), placed, named, _Made(FORMAT_VERSION, "", False))[0]
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(root):
+        return _build(root, placed, named, _Made(FORMAT_VERSION, "", False))[0]
 
 
 def ensure_local_index(folder: str | Path) -> None:
@@ -183,9 +189,8 @@ def _build(
 ) -> tuple[int, int]:
     """Write the index; returns the numbers of articles and captions. Without `empty`, one of nothing is refused."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
         # A name of its own for each writer; the last rename wins, and all of them carry the same index.
-        with tempfile.TemporaryDirectory(prefix=".index-", dir=root) as scratch:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root) as scratch:
             unfinished = Path(scratch) / INDEX_NAME
             with closing(sqlite3.connect(unfinished)) as database:
                 counts = _fill(database, root, articles, captions, made)
@@ -279,13 +284,19 @@ def _made(index: Path) -> _Made | None:
 
 @contextmanager
 def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the folder's lock, where there are locks: they save work, the rename is what keeps an index whole."""
+    """Hold the folder's lock, where there are locks: they save work, the rename is what keeps an index whole.
+
+    Who holds it removes what a writer that was killed has left.
+    """
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             logger.info("%s cannot be locked (%s); other processes may build its index at the same time", root, error)
+        else:
+            for left in root.glob(f"{SCRATCH}*"):
+                shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         os.close(descriptor)

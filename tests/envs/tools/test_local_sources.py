@@ -158,6 +158,7 @@ async def test_an_index_follows_its_files(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_of_several_processes_one_builds_the_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     json_lines(tmp_path / "documents" / "a.jsonl", [{"title": f"Ada {n}", "text": "one"} for n in range(2_000)])
+    (tmp_path / f"{local_index.SCRATCH}killed").mkdir()  # left by one that was killed
     caplog.set_level("INFO", logger=local_index.__name__)
     with ThreadPoolExecutor(4) as threads:  # each opens the folder for itself, as processes do
         list(threads.map(ensure_local_index, [tmp_path] * 8))
