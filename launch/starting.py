@@ -31,6 +31,7 @@ from sake_ray.coldstart.secot_files import CARD
 from sake_ray.coldstart.tag_files import read_tags, with_difficulty
 from sake_ray.config.config import Config, section_hash
 from sake_ray.config.difficulty import parse_weights, weights_of
+from sake_ray.config.search_section import SearchConfig
 from sake_ray.types import Example
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,9 @@ async def _cold_start(config: Config, secot: Path, display: RunDisplay) -> tuple
 def _on_miniworld(config: Config) -> Config:
     """The settings of the mini policy's stages: MiniWorld's posts and encyclopaedia, whatever RL uses."""
     data = replace(config.data, root="", image_dir="", images="files", task="gmner", subset="all")
-    return replace(config, data=data, search=replace(config.search, provider="local", root="", cache=""))
+    kept = ("workers", "cpus_per_worker", "max_pending", "timeout_s", "max_chars", "images_per_query")
+    search = SearchConfig(**{name: getattr(config.search, name) for name in kept})
+    return replace(config, data=data, search=search)
 
 
 class _Stage:

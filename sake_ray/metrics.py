@@ -165,6 +165,7 @@ def _row(trajectory: Trajectory, step: int, kind: str) -> dict[str, Any]:
         "id": trajectory.id,
         "example": trajectory.example.id,
         "post": trajectory.example.text,
+        "image": "" if trajectory.example.image.standin is not None else trajectory.example.image.path,
         "image_size": [trajectory.example.image.width, trajectory.example.image.height],
         "gold": [
             {"entity": e.text, "type": e.type, "boxes": [box.as_list() for box in e.boxes], "difficulty": e.difficulty}
@@ -200,6 +201,7 @@ def _results(observation: Any) -> list[dict[str, Any]] | None:
             "reason": r.reason,
             "text": r.text,
             "images": len(r.images),
+            "pictures": [image.path for image in r.images],
             "cached": r.cached,
         }
         for r in observation.results

@@ -54,7 +54,8 @@ def test_the_local_encyclopaedia_can_be_asked(tmp_path: Path, capsys: pytest.Cap
         (["kind=text", "queries=[3]", "root=x"], r"queries[0]"),
         (["kind=text", "queries=[]"], "search.root"),
         (["kind=text", 'queries=["a"]', "root=/nowhere"], "no such index"),
-        (["kind=text", "queries=[]", "images_per_query=0"], "too small"),
+        (["kind=text", "queries=[]", "images_per_query=-1"], "at least 0"),
+        (["kind=text", "queries=[]", "max_pixels=0"], "too small"),
         (["kind=text", "queries=[]", "threshold=high"], "must be a number"),
     ],
 )

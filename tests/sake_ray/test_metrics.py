@@ -245,7 +245,15 @@ def test_a_trajectory_s_row_tells_its_story_in_json() -> None:
     assert row["gold"] == [{"entity": "e0", "type": "PER", "boxes": [[1, 2, 3, 4]], "difficulty": "unknown"}]
     assert [turn["action"] for turn in row["turns"]] == ["TextSearch", "Answer"]
     assert row["turns"][0]["results"] == [
-        {"query": "q0", "status": "success", "reason": None, "text": "found", "images": 0, "cached": False}
+        {
+            "query": "q0",
+            "status": "success",
+            "reason": None,
+            "text": "found",
+            "images": 0,
+            "pictures": [],
+            "cached": False,
+        }
     ]
     assert (row["reward"]["total"], row["advantage"], row["stop_reason"]) == (0.5, -1.5, "answer")
     assert (row["tokens"], row["sampled_tokens"], row["version"]) == (5, 2, 4)
