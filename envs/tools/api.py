@@ -24,7 +24,7 @@ from envs.limiter.messages import Lease, Outcome
 from envs.search_counts import SearchCounts
 from envs.tools.ports import Trace
 from envs.tools.provider import Failure, Headers, ProviderError
-from envs.tools.secrets import Secret
+from envs.tools.secrets import Secret, redact
 from sake_ray.bounded_json import JsonRefused, parse_json
 
 if TYPE_CHECKING:
@@ -289,13 +289,13 @@ def check_endpoint(endpoint: str) -> str:
 
 
 def parse_body(body: bytes) -> Any:
-    """The JSON of an answer.
+    """The JSON of an answer; a key that a service repeats is taken out, before it gets into any cache.
 
     Raises:
         JsonRefused: it is none, or over the limits.
     """
     try:
-        return parse_json(body.decode("utf-8"), max_chars=MAX_BODY_BYTES, max_depth=MAX_DEPTH)
+        return parse_json(redact(body.decode("utf-8")), max_chars=MAX_BODY_BYTES, max_depth=MAX_DEPTH)
     except UnicodeDecodeError as error:
         raise JsonRefused("bad_json", "not UTF-8") from error
 

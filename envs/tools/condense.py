@@ -142,7 +142,7 @@ class LlmCondenser:
         except (ChatError, GateClosed):
             return self._fall_back(hits, "the endpoint did not answer, or may not be asked")
         self._answered = True
-        text = clean_text(answer.text.rpartition("</think>")[2], self._max_chars)
+        text = clean_text(_said(answer.text), self._max_chars)
         if not text:
             return self._fall_back(hits, "the model wrote nothing")
         text = "" if text.strip(" .") == NOTHING else text
@@ -184,6 +184,12 @@ def messages(query: str, found: Iterable[Snippet]) -> list[Mapping[str, Any]]:
         row = {"result": number, "title": clean_text(snippet.title, 200), "text": clean_text(snippet.text, 2_000)}
         lines.append(json.dumps(row, ensure_ascii=False))
     return [{"role": "system", "content": PROMPT}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def _said(text: str) -> str:
+    """An answer without what the model thought before it; "" when it came no further than that."""
+    _, end, said = text.rpartition("</think>")
+    return "" if not end and text.lstrip().startswith("<think>") else said
 
 
 def _line(snippet: Snippet) -> str:

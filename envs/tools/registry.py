@@ -22,7 +22,7 @@ from envs.tools.offline import OfflineSearchTool
 from envs.tools.ports import Answers, Trace
 from envs.tools.provider import ProviderSettings, WebProvider
 from envs.tools.searxng import SearXng
-from envs.tools.secrets import Secret
+from envs.tools.secrets import Secret, hide_variable
 from envs.tools.serper import Serper
 from envs.tools.shown import ShownSettings
 from envs.tools.web_tool import WebTool
@@ -179,6 +179,7 @@ def build_web_tool(
     if settings.summary == "llm":
         if chat is None:
             raise ValueError("search.summary=llm needs search.summary_endpoint and search.summary_model")
+        hide_variable(settings.summary_key_env)
         llm = LlmCondenser(chat, store, max_chars=settings.max_chars, meter=meter)
     closed = [api.close, fetcher.close, *(() if llm is None else (llm.close,)), *closing]
     return WebTool(

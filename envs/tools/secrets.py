@@ -2,7 +2,7 @@
 
 Knows nothing of services or requests. Always holds: a `Secret` is printed, formatted and logged as `***` and cannot be
 pickled, copied into a message or written as JSON; a key file that others can read is refused; a key that was loaded is
-taken out of every log record made after `install_redaction`, its exception's text included.
+taken out of every log record that its process makes from then on, its exception's text included.
 """
 
 from __future__ import annotations
@@ -99,11 +99,12 @@ def load_keys(env: str = "", file: str | Path = "") -> tuple[Secret, ...]:
     """The keys in environment variables (names parted by commas), or in a file with one key a line; each once.
 
     A variable may hold several keys parted by commas. The file counts where both are given; lines that are empty or
-    begin with `#` are left out.
+    begin with `#` are left out. From here on this process's log records are without the keys (`install_redaction`).
 
     Raises:
         SecretError: a variable that is not set or empty, a file that is absent, not safe or empty, or no key in it.
     """
+    install_redaction()
     if file:
         return _from_file(Path(file))
     keys: list[Secret] = []
@@ -111,6 +112,14 @@ def load_keys(env: str = "", file: str | Path = "") -> tuple[Secret, ...]:
         if name:
             keys += _from_variable(name)
     return tuple(dict.fromkeys(keys))
+
+
+def hide_variable(env: str) -> None:
+    """Take what an environment variable holds out of log records, where somebody else reads the key."""
+    install_redaction()
+    value = os.environ.get(env, "").strip()
+    if len(value) >= MIN_KEY_CHARS:
+        _KNOWN.add(value)
 
 
 def _from_variable(name: str) -> list[Secret]:
@@ -147,7 +156,7 @@ def _safe_text(path: Path) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise SecretError(f"{path}: cannot be read ({error.strerror}); set search.key_file to a file of keys") from None
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SecretError(f"{path}: is no regular file; set search.key_file to a file of keys")
@@ -155,7 +164,10 @@ def _safe_text(path: Path) -> str:
             raise SecretError(f"{path}: belongs to another user; keep the keys in a file of your own")
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise SecretError(f"{path}: can be read or written by others; run chmod 600 {path}")
-        data = opened.read(MAX_FILE_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise SecretError(f"{path}: over {MAX_FILE_BYTES} bytes is no file of keys")
     try:

@@ -9,6 +9,7 @@ failure that a policy sees is one of the reasons of `SearchFailure`, and everyth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -182,8 +183,9 @@ class WebTool:
 
     async def close(self) -> None:
         """Close the connections, and whatever else was handed over to be closed."""
-        for close in self._closing:
-            await close()
+        async with contextlib.AsyncExitStack() as stack:  # all of them, also after one that fails
+            for close in reversed(self._closing):
+                stack.push_async_callback(close)
 
     # --- one query -----------------------------------------------------------------------------------
 
