@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError
 
 from actors.placement import Resources, actor_options
 from envs.limiter.ledger import Ledger
-from envs.limiter.messages import Grant, Granted, LimiterLostError, Refused, Report, Service, ServiceCounts
+from envs.limiter.messages import Grant, Granted, LimiterLostError, Outcome, Refused, Report, Service, ServiceCounts
 from envs.limiter.service import LimiterService
 
 logger = logging.getLogger(__name__)
@@ -31,20 +31,25 @@ _RETRY_WAITS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 
 T = TypeVar("T")
 
+# Dataclasses cost Ray ten times what plain values do, and these are many.
+_Reports = list[tuple[int, str, float | None]]
+_Grants = tuple[int, int, list[tuple[int, int, int]]]
+
 
 class LimiterActor:
     """`LimiterService` as an actor."""
 
     def __init__(self, ledger: str, lease_s: float, linger_s: float, settle_s: float) -> None:
         """`ledger`: the file of daily budgets, "" for none. `settle_s`: as for `LimiterService`."""
-        if ray.get_runtime_context().was_current_actor_reconstructed:
+        context = ray.get_runtime_context()
+        if context.was_current_actor_reconstructed:
             settle_s = max(settle_s, _SETTLE_S)
         self._limiter = LimiterService(
             ledger=Ledger(Path(ledger)) if ledger else None, lease_s=lease_s, settle_s=settle_s
         )
         self._linger_s = linger_s
         self._watch: asyncio.Task[None] | None = None
-        self._self = ray.get_runtime_context().current_actor
+        self._self = context.current_actor
         self._self.watch.remote()  # also after Ray has restarted it, when nobody may come any more
 
     def __repr__(self) -> str:
@@ -54,13 +59,16 @@ class LimiterActor:
         """See `LimiterPort.register`."""
         await self._limiter.register(client, service, held)
 
-    async def acquire(self, client: str, service: str, wanted: int, reports: Sequence[Report]) -> Granted | Refused:
+    async def acquire(self, client: str, service: str, wanted: int, reports: _Reports) -> _Grants | Refused:
         """See `LimiterPort.acquire`."""
-        return await self._limiter.acquire(client, service, wanted, reports)
+        answer = await self._limiter.acquire(client, service, wanted, _unpacked(reports))
+        if isinstance(answer, Refused):
+            return answer
+        return answer.asked_ns, answer.now_ns, [(grant.id, grant.key, grant.start_ns) for grant in answer.grants]
 
-    async def report(self, client: str, service: str, reports: Sequence[Report]) -> None:
+    async def report(self, client: str, service: str, reports: _Reports) -> None:
         """See `LimiterPort.report`."""
-        await self._limiter.report(client, service, reports)
+        await self._limiter.report(client, service, _unpacked(reports))
 
     async def leave(self, client: str) -> None:
         """See `LimiterPort.leave`; the last one out ends the actor."""
@@ -116,11 +124,17 @@ class LimiterHandle:
         self, client: str, service: str, wanted: int, reports: Sequence[Report] = ()
     ) -> Granted | Refused:
         """See `LimiterPort.acquire`."""
-        return await self._call(lambda actor: actor.acquire.remote(client, service, wanted, tuple(reports)))
+        packed = _packed(reports)
+        answer = await self._call(lambda actor: actor.acquire.remote(client, service, wanted, packed))
+        if isinstance(answer, Refused):
+            return answer
+        asked_ns, now_ns, grants = answer
+        return Granted(asked_ns, now_ns, tuple(Grant(*grant) for grant in grants))
 
     async def report(self, client: str, service: str, reports: Sequence[Report]) -> None:
         """See `LimiterPort.report`."""
-        await self._call(lambda actor: actor.report.remote(client, service, tuple(reports)))
+        packed = _packed(reports)
+        await self._call(lambda actor: actor.report.remote(client, service, packed))
 
     async def leave(self, client: str) -> None:
         """See `LimiterPort.leave`."""
@@ -161,3 +175,11 @@ class LimiterHandle:
         settle_s = _SETTLE_S if self._lost_one else 0.0
         actor = ray.remote(LimiterActor).options(**options)
         return actor.remote(self.ledger, self.lease_s, self.linger_s, settle_s)
+
+
+def _packed(reports: Sequence[Report]) -> _Reports:
+    return [(report.id, report.outcome.value, report.retry_after_s) for report in reports]
+
+
+def _unpacked(reports: _Reports) -> list[Report]:
+    return [Report(number, Outcome(outcome), retry_after_s) for number, outcome, retry_after_s in reports]

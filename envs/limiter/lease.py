@@ -6,8 +6,9 @@ has ended; there is one open question at a time, for as many grants as there are
 
 The window: a question sent at t0 and answered at t1 (clock here) was received at A and answered at B (clock there), so
 the clock there is ahead by at least B - t1 and at most A - t0. A grant with start s and lateness L is therefore within
-its time, wherever between these bounds the truth lies, from s - (B - t1) until s + L - (A - t0). Half of L is kept for
-the way from here to the service.
+its time, wherever between these bounds the truth lies, from s - (B - t1) until s + L - (A - t0). Bounds of earlier
+answers of the same limiter hold too, widened by what clocks may drift since; the best are kept, so that a message that
+was slow once does no harm. Half of L is kept for the way from here to the service.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from envs.limiter.state import MAX_PAUSE_S
 
 logger = logging.getLogger(__name__)
 
-_SAY_LATE = 100
+_DRIFT = 1000
+"""Clocks drift apart by less than one part in so many: quartz is ten times better, and slewed by 1 in 2000 at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class LeaseClient:
         self._registered = False
         self._grants: dict[int, Grant] = {}  # all that this process holds
         self._lost: BaseException | None = None
+        self._ahead: tuple[int, int, int] | None = None  # how far the limiter's clock is ahead: least, most, known when
         self._asking: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -176,7 +179,7 @@ class LeaseClient:
 
     def _count_late(self, ticket: _Ticket, now: int) -> None:
         self.late += 1
-        if self.late % _SAY_LATE == 1:
+        if self.late & (self.late - 1) == 0:  # the first, second, fourth, ...
             logger.warning(
                 "%s: a grant came %.1f ms too late to be used, %d so far; the limiter is slow to answer, or this "
                 "process is busy; a larger late_s would allow for it, at the cost of burst",
@@ -228,6 +231,7 @@ class LeaseClient:
         """Make the service known to a limiter that does not know it, or us, (any more), and what we hold."""
         await self._port.register(self._client, self._service, tuple(self._grants.values()))
         self._registered = True
+        self._ahead = None  # it may be another one, with another clock
 
     def _count_waiters(self) -> int:
         while self._waiters and self._waiters[0].done():
@@ -235,10 +239,15 @@ class LeaseClient:
         return sum(not waiter.done() for waiter in self._waiters)
 
     def _tickets(self, answer: Granted, sent: int, came: int) -> list[_Ticket]:
-        ahead_least, ahead_most = answer.now_ns - came, answer.asked_ns - sent
+        least, most = answer.now_ns - came, answer.asked_ns - sent
+        if self._ahead is not None:
+            known_least, known_most, known_at = self._ahead
+            drift = (came - known_at) // _DRIFT + 1
+            least, most = max(least, known_least - drift), min(most, known_most + drift)
+        self._ahead = (least, most, came)
+        way = self._way
         return [
-            _Ticket(grant.id, grant.key, grant.start_ns - ahead_least, grant.start_ns + self._way - ahead_most)
-            for grant in answer.grants
+            _Ticket(grant.id, grant.key, grant.start_ns - least, grant.start_ns + way - most) for grant in answer.grants
         ]
 
     def _refuse(self, refused: Refused) -> None:
@@ -283,7 +292,8 @@ class LeaseClient:
             self._telling.add_done_callback(self._telling_ended)
 
     async def _tell(self) -> None:
-        await asyncio.sleep(0)
+        for _ in range(3):  # whoever asks now takes them along
+            await asyncio.sleep(0)
         while self._reports:
             reports, self._reports = tuple(self._reports), []
             await self._send_reports(reports)

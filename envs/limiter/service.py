@@ -262,7 +262,7 @@ def _say_what_lateness_costs(service: Service) -> None:
     possible = NS / Pace.of(service.limits).interval
     if possible < 0.99 * service.limits.per_second:
         logger.warning(
-            "%s: with burst=%d and late_s=%g at most %.3g calls a second are possible, of per_second=%g: the limit must "
+            "%s: with burst=%d and late_s=%g %.3g calls a second are possible, of per_second=%g: the limit must "
             "hold however late a call is sent; a burst of %d costs nothing",
             service.name,
             service.limits.burst,
