@@ -208,7 +208,9 @@ class SearchPool:
     async def _ask(
         self, worker: Any, example_id: str, action: TextSearch | ImageSearch, timeout_s: float
     ) -> tuple[QueryResult, ...] | Busy:
-        remembered, self._remembered = self._remembered, 0
+        # What this copy answered itself, or let one call answer for several, since it asked last.
+        remembered, self._remembered = self._remembered + self._asking.joined, 0
+        self._asking.joined = 0
         call = worker.search.remote(example_id, action, timeout_s, node=self._here(), remembered=remembered)
         try:
             answer: Observation | Busy = await call

@@ -20,6 +20,7 @@ from envs.tools.web_tool import Trace, WebTool
 from sake_ray.config.search_section import SearchConfig
 
 LEDGER = "budget.sqlite"
+_LATE_S = (0.05, 1.0)
 
 
 def keys_of(settings: SearchConfig) -> tuple[Secret, ...]:
@@ -42,6 +43,7 @@ def search_service(settings: SearchConfig, keys: tuple[Secret, ...]) -> Service:
         concurrency=settings.concurrency,
         daily_budget=settings.daily_budget,
         cost_per_call=settings.cost_per_call,
+        late_s=_late_s(settings.per_second, settings.burst),
         breaker_failures=settings.breaker_failures,
         breaker_s=settings.breaker_s,
     )
@@ -53,9 +55,17 @@ def search_service(settings: SearchConfig, keys: tuple[Secret, ...]) -> Service:
 def summary_service(settings: SearchConfig) -> Service:
     """The model that condenses results, as the limiter knows it."""
     limits = ServiceLimits(
-        settings.summary_per_second, burst=settings.summary_concurrency, concurrency=settings.summary_concurrency
+        settings.summary_per_second,
+        burst=settings.summary_concurrency,
+        concurrency=settings.summary_concurrency,
+        late_s=_late_s(settings.summary_per_second, settings.summary_concurrency),
     )
     return Service(f"summary {settings.summary_endpoint}", limits)
+
+
+def _late_s(per_second: float, burst: int) -> float:
+    """How late a call may be sent: half of what a burst runs ahead, so that busy machines lose no grants for it."""
+    return max(_LATE_S[0], min(_LATE_S[1], 0.5 * (burst - 1) / per_second))
 
 
 def open_store(settings: SearchConfig, folder: Path) -> AnswerStore | None:

@@ -16,7 +16,13 @@ from sake_ray.config.plan import describe_plan
 from sake_ray.config.values import ConfigError
 
 ENCYCLOPAEDIA = ("encyclopaedia.sqlite", "encyclopaedia.jsonl")
-"""A folder of the local search tool holds at least one of these."""
+"""A folder of the local search tool holds at least one of these, or of the files below."""
+OWN_FILES = (
+    "documents/*.jsonl", "documents/*.jsonl.gz", "documents/*.parquet", "captions.jsonl", "captions.jsonl.gz",
+    "captions.csv", "captions.parquet", "pictures/*.txt",
+)  # fmt: skip
+LOOSE_FILES = ("*.jsonl", "*.jsonl.gz", "*.parquet")
+"""Documents too, but only in a folder given for search: a data set's folder holds posts in such files."""
 
 
 def check_ready(config: Config) -> None:
@@ -58,10 +64,12 @@ def _check_encyclopaedia(config: Config) -> None:
     root = config.search.root or config.data.root
     if config.search.provider != "local" or not root:  # without data.root it is MiniWorld, which brings its own
         return
-    if not any((Path(root) / name).is_file() for name in ENCYCLOPAEDIA):
+    patterns = (*ENCYCLOPAEDIA, *OWN_FILES, *(LOOSE_FILES if config.search.root else ()))
+    if not any(path.is_file() for pattern in patterns for path in Path(root).glob(pattern)):
         raise ConfigError(
-            f"search.root={config.search.root}: search.provider=local finds neither {' nor '.join(ENCYCLOPAEDIA)} in "
-            f"{root}; give search.root=DIR with one, or search.provider=offline search.cache=DIR"
+            f"search.root={config.search.root}: search.provider=local finds neither {' nor '.join(ENCYCLOPAEDIA)} nor "
+            f"documents or captions in {root}; give search.root=DIR with some (docs/tools.md says which files count), "
+            "or search.provider=offline search.cache=DIR"
         )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.tools.local_index import INDEX_NAME, SOURCE_NAME
+from envs.tools.local_sources import DOCUMENTS
 from rewards.format import RELEASED_MAX_TURNS as rewards_max_turns
 from sake_ray.config import (
     Config,
@@ -207,6 +208,13 @@ def test_a_job_starts_only_where_its_model_and_encyclopaedia_are(tmp_path: Path)
     assert set(ENCYCLOPAEDIA) == {INDEX_NAME, SOURCE_NAME}
     (tmp_path / SOURCE_NAME).touch()
     check_ready(load(*given_))
+    mine = tmp_path / "mine"
+    (mine / DOCUMENTS).mkdir(parents=True)
+    own = (f"search.root={mine}", f"model.path={tmp_path}")
+    with pytest.raises(ConfigError, match=r"documents or captions"):
+        check_ready(load(*own))
+    (mine / DOCUMENTS / "a.parquet").touch()
+    check_ready(load(*own))
 
 
 def test_fmnerg_is_not_trained_on_miniworlds_posts_but_its_help_needs_no_data(
