@@ -133,7 +133,7 @@ async def test_a_try_without_an_answer_is_made_again_with_a_lease_of_its_own(ser
 @pytest.mark.parametrize("reply", [hang, drip], ids=["hang", "drip"])
 async def test_a_try_that_takes_too_long_is_given_up(service: Service, reply: Reply) -> None:
     service.replies = [reply, GOOD]
-    assert await Sender(service, timeout_s=0.05).post() == {"organic": []}
+    assert await Sender(service, timeout_s=0.15).post() == {"organic": []}
 
 
 async def test_when_no_try_is_left_the_error_says_a_status_and_no_words(service: Service) -> None:
