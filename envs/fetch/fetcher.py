@@ -230,10 +230,8 @@ class PictureFetcher:
 
     async def _system_lookup(self, host: str, port: int) -> Sequence[str]:
         loop = asyncio.get_running_loop()
-        # The dot at the end keeps the machine's search domains out of it.
-        name = f"{host}." if "." in host else host
         found = await loop.run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )
         return [str(entry[4][0]) for entry in found]
 

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 THREADS = 2
 SUFFIX = ".jpg"
+MAX_PIXELS = 32_000_000
+"""Fewer than of a user's own picture: the worst kind (WEBP) takes 16 bytes a pixel while it is decoded, half a GB."""
 MAX_SCANS = 64
 """Scans that a JPEG may have (about ten are usual). Each takes a pass over all pixels but needs only some bytes, so
 that a small file could be hours of work."""
 _QUALITY = 95
 _ORIENTATION = 0x0112
+_BMP_RLE = (1, 2)
 # What PIL's decoders raise on broken data: more than `sake_ray.data.images` names, as strangers' files reach corners
 # that a user's do not.
 _BROKEN = (OSError, SyntaxError, struct.error, EOFError, ValueError, TypeError, LookupError, ArithmeticError,
@@ -102,6 +105,9 @@ def _check_bytes(data: bytes) -> None:
     # In a JPEG's pixels these two bytes stand at the start of a scan and nowhere else.
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
         raise _bad(f"a JPEG of more than {MAX_SCANS} scans")
+    # PIL decodes these in Python: seconds a picture, in which it holds up all other threads. Hardly anyone writes them.
+    if data.startswith(b"BM") and int.from_bytes(data[30:34], "little") in _BMP_RLE:
+        raise _bad("a run-length encoded BMP")
 
 
 def _upright_rgb(data: bytes, max_pixels: int) -> Image:
@@ -111,6 +117,8 @@ def _upright_rgb(data: bytes, max_pixels: int) -> Image:
 
     with open_image(io.BytesIO(data), formats=FORMATS) as image:
         check_shape(*image.size)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(f"{image.width} x {image.height} pixels; one that is fetched has at most {MAX_PIXELS}")
         image.load()  # the first frame, whole: a cut file raises
         orientation = image.getexif().get(_ORIENTATION)
         size = processed_size(*image.size, min_pixels=1, max_pixels=max_pixels)

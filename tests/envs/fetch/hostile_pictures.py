@@ -74,6 +74,14 @@ def overflowing_png() -> bytes:
     return _png(8, 8, zlib.compress(b"\0" * 16_000_000, 9))
 
 
+def rle_bmp() -> bytes:
+    """A run-length encoded BMP of many runs of one pixel."""
+    runs = b"\x01\x00" * 1_000 + b"\x00\x01"
+    start = 14 + 40 + 1_024
+    header = struct.pack("<IiiHHIIiiII", 40, 1_000, 1_000, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + bytes(1_024) + runs
+
+
 def scan_bomb(scans: int = 2_000) -> bytes:
     """A progressive JPEG of many scans, each a pass over all of the picture for some bytes of file."""
     whole = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
