@@ -65,6 +65,11 @@ class Estimate:
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit status."""
+    if {"-h", "--help"} & set(arguments):
+        keys = "".join(f"  {name:<8}{text}\n" for name, text in _WORDS.items())
+        sys.stdout.write(f"{__doc__}\nKeys, beside the settings of a job:\n{keys}")
+        return 0
+    logging.getLogger("launch").setLevel(logging.INFO)
     own = [word for word in arguments if "." not in word.partition("=")[0] and not word.startswith("preset=")]
     try:
         words = read_words(own, list(_WORDS))
@@ -97,9 +102,8 @@ async def warm(
         log.info("%s", left.text())
         if left.requests and not agreed and not (ask or _asked_person)(left.text()):
             raise UsageError("nothing was asked; say yes, or give yes=true")
-        outcomes = await _ask_all(
-            tool, [query for query in wanted if tool.requests_for(query.kind, query.query)], config
-        )
+        rest = [query for query in wanted if not tool.is_known(query.kind, query.query)]
+        outcomes = await _ask_all(tool, rest, config)
         counts = tool.counts()
     told = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing to ask"
     log.info("done: %s; cost %.4f", told, counts.get("cost", 0.0))
@@ -113,7 +117,7 @@ def estimate(tool: WebTool, wanted: Sequence[Wanted], config: Config) -> Estimat
     rate = config.search.per_second * max(1, tool.keys)
     return Estimate(
         queries=len(wanted),
-        known=sum(count == 0 for count in needed),
+        known=sum(tool.is_known(query.kind, query.query) for query in wanted),
         requests=requests,
         cost=requests * config.search.cost_per_call,
         seconds=requests / rate,
@@ -140,13 +144,13 @@ async def _ask_all(tool: WebTool, wanted: Sequence[Wanted], config: Config) -> C
                 log.info("%d of %d, %.1f a second, %.0f s left", done, len(wanted), rate, (len(wanted) - done) / rate)
 
     together = min(len(wanted), 2 * config.search.concurrency * max(1, tool.keys))
+    tasks = [asyncio.create_task(worker()) for _ in range(together)]
     try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(together):
-                tasks.create_task(worker())
-    except* SearchSpent as spent:
-        raise spent.exceptions[0] from None
+        await asyncio.gather(*tasks)
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if bars is not None:
             bars.stop()
     return outcomes

@@ -98,11 +98,15 @@ def make_web_tool(
     name = f"{client or 'process'}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     # Replaying asks nobody, so that no key is needed.
     keys = () if settings.cache == "read_only" else keys_of(settings)
-    chat = None
+    chat, closing = None, []
     if settings.summary == "llm":
-        limiter = ChatLimiter(LeaseClient(port, name, summary_service(settings)))
+        summaries = LeaseClient(port, name, summary_service(settings))
+        closing.append(summaries.close)
         chat = ChatClient(
-            settings.summary_endpoint, settings.summary_model, limiter=limiter, key_env=settings.summary_key_env
+            settings.summary_endpoint,
+            settings.summary_model,
+            limiter=ChatLimiter(summaries),
+            key_env=settings.summary_key_env,
         )
     return build_web_tool(
         settings,
@@ -112,4 +116,5 @@ def make_web_tool(
         chat=chat,
         max_pixels=max_pixels,
         trace=trace,
+        closing=closing,
     )

@@ -169,13 +169,21 @@ class WebTool:
         Raises:
             AnswerStoreError: the store cannot be used.
         """
-        if not words_asked(query):
+        if self.is_known(kind, query):
             return 0
-        if self._store is not None:
-            for key in (make(self._provider.NAME, kind, query, self._settings) for make in (shown_key, hits_key)):
-                if self._store.get(key) is not None:
-                    return 0
+        key = hits_key(self._provider.NAME, kind, query, self._settings)
+        if self._store is not None and self._store.get(key) is not None:
+            return 0
         return 2 if kind is SearchKind.IMAGE and self._settings.graph_image else 1
+
+    def is_known(self, kind: SearchKind, query: str) -> bool:
+        """Whether a query would be answered from the store, or is none and never asked.
+
+        Raises:
+            AnswerStoreError: the store cannot be used.
+        """
+        key = shown_key(self._provider.NAME, kind, query, self._settings)
+        return not words_asked(query) or self._known(key, kind, query) is not None
 
     def counts(self) -> dict[str, float]:
         """What has been counted; see `SearchCounts.snapshot`."""
@@ -224,7 +232,9 @@ class WebTool:
 
     def _known(self, key: AnswerKey, kind: SearchKind, query: str) -> QueryResult | None:
         stored = None if self._store is None else self._store.get(key)
-        return None if stored is None else shown_result(stored, key, query, cached=True)
+        known = None if stored is None else shown_result(stored, key, query, cached=True)
+        # A failure stands in a recording alone: whoever merely keeps answers asks again.
+        return None if known is not None and known.status == "failed" and self._mode == "on" else known
 
     def _note(self, key: AnswerKey, example_id: str) -> None:
         """Say who asked: a recording is exported post by post."""

@@ -298,6 +298,16 @@ async def test_a_stored_answer_of_another_form_is_an_error(tools: Tools, tmp_pat
         await tool.answer(TEXT, "x")
 
 
+async def test_a_failure_stands_in_its_recording_alone(tools: Tools, service: Service) -> None:
+    good = service.replies
+    service.replies = [json_reply({}, 400)]
+    recording = tools.make(cache="record")
+    assert (await recording.answer(TEXT, "x")).status == "failed"
+    service.replies = good
+    assert (await recording.answer(TEXT, "x")).status == "failed"
+    assert (await tools.make(cache="on").answer(TEXT, "x")).status == "success"
+
+
 def test_a_query_is_sent_as_one_plain_line() -> None:
     assert words_asked("  a\n\x00b\ud800 c ") == "a b c"
     assert len(words_asked("x" * 10_000)) == 400
