@@ -59,9 +59,16 @@ def greedy_pairs(right: Sequence[Sequence[int]], n_gold: int) -> int:
 
 
 def maximum_pairs(right: Sequence[Sequence[int]], n_gold: int) -> int:
-    """The most pairs any one-to-one pairing has (augmenting paths, breadth first)."""
+    """The most pairs any one-to-one pairing has."""
+    return sum(claim >= 0 for claim in maximum_pairing(right, n_gold))
+
+
+def maximum_pairing(right: Sequence[Sequence[int]], n_gold: int) -> list[int]:
+    """One of the largest one-to-one pairings: each gold entity's claim, or -1 (augmenting paths, breadth first)."""
     claim_of = [-1] * n_gold
-    return sum(_augment(right, claim_of, start) for start in range(len(right)))
+    for start in range(len(right)):
+        _augment(right, claim_of, start)
+    return claim_of
 
 
 def _augment(right: Sequence[Sequence[int]], claim_of: list[int], start: int) -> bool:

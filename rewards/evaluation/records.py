@@ -1,8 +1,8 @@
 """What evaluation knows of one post: gold, what was claimed, and, where a policy ran, how it came to it.
 
 One line of `posts.jsonl` (an evaluation's) is one of these, and so is one of a run's `eval_trajectories.jsonl` and
-`trajectories.jsonl` once its answer has been read. Knows nothing of scores or pages. Always holds: boxes are in original
-pixels; a post that was not answered has no claims; what a row leaves out is None or empty, never made up.
+`trajectories.jsonl` once its answer has been read. Knows nothing of scores or pages. Always holds: boxes are in
+original pixels; a post that was not answered has no claims; what a row leaves out is None or empty, never made up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from sake_ray.data.boxes import Quad
 
 @dataclass(frozen=True, slots=True)
 class GoldEntity:
-    """One gold entity. `hits` of `samples` samples without tools had it right (stage 1a), where that is known."""
+    """One gold entity. `hits` of `samples` samples without tools had it right (stage 1a), where that is known.
+
+    `seen` tells whether its surface form occurs in the training split, where a data set says so.
+    """
 
     text: str
     type: str
@@ -26,6 +29,7 @@ class GoldEntity:
     difficulty: str | None = None
     hits: int | None = None
     samples: int | None = None
+    seen: bool | None = None
 
     @property
     def gold(self) -> Gold:
@@ -58,7 +62,11 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class PostRecord:
-    """One answer to one post; `sample` counts the answers of a post where there are several."""
+    """One answer to one post; `sample` counts the answers of a post where there are several, from 0.
+
+    `extra["gold_rows"]` holds gold row by row as `[text, type, box or []]`, where the released protocol would count
+    the rows of the file in another way than those that `gold` gives; `reward` has the parts of `sake_ray.types.Reward`.
+    """
 
     id: str
     text: str
