@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,10 @@ class LimiterActor:
     def __init__(self, ledger: str, lease_s: float, linger_s: float, settle_s: float) -> None:
         """`ledger`: the file of daily budgets, "" for none. `settle_s`: as for `LimiterService`."""
         context = ray.get_runtime_context()
-        if context.was_current_actor_reconstructed:
+        with warnings.catch_warnings():  # Ray asks itself in a way that it deprecates
+            warnings.simplefilter("ignore")
+            again = context.was_current_actor_reconstructed
+        if again:
             settle_s = max(settle_s, _SETTLE_S)
         self._limiter = LimiterService(
             ledger=Ledger(Path(ledger)) if ledger else None, lease_s=lease_s, settle_s=settle_s
@@ -86,15 +90,18 @@ class LimiterActor:
 
     async def stop_if_unused(self) -> None:
         """End the actor, unless somebody came meanwhile."""
-        if not self._limiter.clients():
-            await self._limiter.close()
-            ray.actor.exit_actor()
+        if self._limiter.clients():
+            return
+        if self._watch is not None:
+            self._watch.cancel()  # Ray waits for what is under way, so nothing new may come
+        await self._limiter.close()
+        ray.actor.exit_actor()
 
     async def _end_when_unused(self) -> None:
         while True:
             await asyncio.sleep(self._linger_s)
-            if not self._limiter.clients():  # exit_actor works in a call alone
-                self._self.stop_if_unused.remote()
+            if not self._limiter.clients():
+                await self._self.stop_if_unused.remote()  # exit_actor works in a call alone
 
 
 @dataclass

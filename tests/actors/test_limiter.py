@@ -186,5 +186,5 @@ async def test_a_limiter_of_which_nobody_is_heard_goes_by_itself() -> None:
 
 async def gone(namespace: str) -> None:
     async with asyncio.timeout(30):
-        while {"namespace": namespace, "name": NAME} in list_named_actors(all_namespaces=True):
+        while {"namespace": namespace, "name": NAME} in list_named_actors(all_namespaces=True):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
