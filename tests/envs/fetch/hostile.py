@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gzip
 import io
@@ -29,6 +28,7 @@ LIMITS = FetchLimits(timeout_s=20.0, max_bytes=256 * 1024, max_redirects=3, conc
 IMPATIENT = replace(LIMITS, timeout_s=0.2)
 MAX_PIXELS = 672 * 672 * 2
 _MIB = 2**20
+_JPEG = "Content-Type: image/jpeg"
 
 
 class Server:
@@ -64,7 +64,7 @@ class Page:
         await self.send("\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1"))
 
     async def whole(self, body: bytes, *lines: str, status: str = "200 OK") -> None:
-        await self.head(f"Content-Length: {len(body)}", "Content-Type: image/jpeg", *lines, status=status)
+        await self.head(f"Content-Length: {len(body)}", *lines, status=status)
         await self.send(body)
 
     async def redirect(self, target: str, *lines: str) -> None:
@@ -317,8 +317,8 @@ whole(
 )
 whole("Content-Encoding: br", FetchReason.ENCODING, pictures.jpeg, "Content-Encoding: br")
 whole("Content-Encoding: identity, gzip", FetchReason.ENCODING, pictures.jpeg, "Content-Encoding: identity, gzip")
-whole("HTML named .jpg", FetchReason.NOT_A_PICTURE, lambda: b"<!DOCTYPE html><html><img src=x></html>" * 9)
-whole("SVG", FetchReason.NOT_A_PICTURE, lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>' * 9)
+whole("HTML named .jpg", FetchReason.NOT_A_PICTURE, lambda: b"<!DOCTYPE html><html><img src=x></html>" * 9, _JPEG)
+whole("SVG", FetchReason.NOT_A_PICTURE, lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>' * 9, _JPEG)
 whole("TIFF", FetchReason.NOT_A_PICTURE, lambda: pictures.encoded(pictures.photo(), "TIFF"))
 whole("a picture of 5 bytes", FetchReason.NOT_A_PICTURE, lambda: b"GIF89")
 whole("JPEG's first bytes, then nothing", FetchReason.BAD_PICTURE, lambda: pictures.jpeg()[:40])
@@ -355,15 +355,18 @@ async def serving() -> AsyncIterator[Server]:
         server.accepted += 1
         server.open += 1
         server.most_open = max(server.most_open, server.open)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             path = "/counted"
             while path == "/counted":  # the one page whose connection stays open
                 request = await reader.readuntil(b"\r\n\r\n")
                 path = request.split()[1].decode().partition("?")[0]
                 server.requests.setdefault(path, []).append(request)
                 await pages[path](Page(server, path, writer))
-        server.open -= 1
-        writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return  # the fetcher has had enough
+        finally:
+            server.open -= 1
+            writer.close()
 
     tasks: set[asyncio.Task[None]] = set()
 
