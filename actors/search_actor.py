@@ -34,6 +34,12 @@ class SearchActor(SearchWorker):
             self._exporting.add_done_callback(_say_why_it_ended)
         return await super().counts()
 
+    async def close(self) -> None:
+        """See `SearchWorker.close`."""
+        if self._exporting is not None:
+            self._exporting.cancel()
+        await super().close()
+
     async def _export(self) -> None:
         from ray.util.metrics import Counter, Gauge
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ async def measure_pool(url: str, folder: Path, queries: Sequence[str], together:
         await timed(bare, [f"warm {n}" for n in range(200)], together)
         results["bare aiohttp"] = await timed(bare, [f"bare {query}" for query in queries], together)
     settings = SearchConfig(
-        provider="searxng", endpoint=url, per_second=1e6, burst=100_000, concurrency=1_000, workers=2, cache="on"
+        provider="searxng", endpoint=url, per_second=1e5, burst=100_000, concurrency=1_000, workers=2, cache="on"
     )
     for name, cache in (("pool, not cached, nothing kept", "off"), ("pool, not cached", "on")):
         spec = ToolSpec(replace(settings, cache=cache), "", folder, 1_000_000)
@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> int:
     try:
         pool = asyncio.run(measure_pool(url, folder / "cache", queries, int(words.get("together", "32"))))
         report: dict[str, Any] = {"pool": {name: vars(t) for name, t in pool.items()}}
-        report["limiter"] = search_limiter.measure()
+        report["limiter"] = asdict(search_limiter.measure())
     finally:
         ray.shutdown()
         server.terminate()
