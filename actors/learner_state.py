@@ -3,7 +3,7 @@
 Knows nothing of batches, losses or when to save. Always holds: a checkpoint is torch DCP in safetensors
 files (no pickle), so any number of ranks can load what any other number wrote; parameters carry their
 Hugging Face names, and a tied head occurs once, as the embedding; an exported folder is whole or not
-there. Every function is a collective: all ranks call it.
+there. Every function but `write_folder` is a collective: all ranks call it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def load(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer) -> 
     tensors = {f"model.{name}": parameter.detach() for name, parameter in _named(model).items()}
     tensors |= _moments(model, optimizer)
     reader = dcp.HuggingFaceStorageReader(str(folder / SHARDS))
-    _check_same_model(folder, {name: tensor.shape for name, tensor in tensors.items()}, reader)
+    check_same_model(folder, {name: tensor.shape for name, tensor in tensors.items()}, reader)
     dcp.load(tensors, storage_reader=reader)
     return step
 
@@ -87,19 +87,24 @@ def export(folder: Path, model: PackedModel, source: Path, dtype: str = "float32
     """
     params = full_params(model)
     if dist.get_rank() == 0:
-        aside = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-        aside.mkdir(parents=True)
-        state = {name: tensor.to(getattr(torch, dtype)) for name, tensor in params.items()}
-        model.hf.save_pretrained(aside, state_dict=state)
-        _record_dtype(aside / "config.json", dtype)
-        for path in sorted(source.iterdir()):
-            # Tokenizer, processor and chat template as they were; weights and their index are ours.
-            is_weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
-            if path.is_file() and not is_weights and not (aside / path.name).exists():
-                shutil.copyfile(path, aside / path.name)
-        _put_in_place(aside, folder)
+        write_folder(folder, model.hf, params, source, dtype)
     dist.barrier()
+
+
+def write_folder(folder: Path, hf: Any, params: dict[str, torch.Tensor], source: Path, dtype: str) -> None:
+    """What `export` writes, by one process alone; `hf` is a transformers model that has these parameters."""
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    aside.mkdir(parents=True)
+    state = {name: tensor.to(getattr(torch, dtype)) for name, tensor in params.items()}
+    hf.save_pretrained(aside, state_dict=state)
+    _record_dtype(aside / "config.json", dtype)
+    for path in sorted(source.iterdir()):
+        # Tokenizer, processor and chat template as they were; weights and their index are ours.
+        is_weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
+        if path.is_file() and not is_weights and not (aside / path.name).exists():
+            shutil.copyfile(path, aside / path.name)
+    _put_in_place(aside, folder)
 
 
 def _put_in_place(made: Path, folder: Path) -> None:
@@ -146,8 +151,14 @@ def _make_moments(model: PackedModel, optimizer: torch.optim.Optimizer, step: in
         optimizer.state[parameter] = state
 
 
-def _check_same_model(folder: Path, shapes: dict[str, torch.Size], reader: Any) -> None:
-    stored = {name: entry.size for name, entry in reader.read_metadata().state_dict_metadata.items()}
+def check_same_model(folder: Path, shapes: dict[str, torch.Size], reader: Any, only: str = "") -> None:
+    """Hold the tensors of a checkpoint, those whose name begins with `only`, against those of a model.
+
+    Raises:
+        ValueError: a name or a shape differs; says which.
+    """
+    found = reader.read_metadata().state_dict_metadata
+    stored = {name: entry.size for name, entry in found.items() if name.startswith(only)}
     for name in sorted(shapes.keys() | stored.keys()):
         if shapes.get(name) != stored.get(name):
             here, there = shapes.get(name), stored.get(name)

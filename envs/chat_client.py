@@ -42,7 +42,7 @@ ChatMessage = Mapping[str, Any]
 MAX_BACKOFF_S = 30.0
 MAX_RETRY_AFTER_S = 300.0
 # Parameters that some models do not know, and what takes their place (nothing: left out, which is the default).
-_UNSUPPORTED = {"max_tokens": "max_completion_tokens", "temperature": "", "stop": ""}
+_UNSUPPORTED = {"max_tokens": "max_completion_tokens", "temperature": "", "stop": "", "seed": ""}
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached")
 # The endpoint takes requests, but not this one: another prompt may do.
 _THIS_REQUEST = (
@@ -156,9 +156,17 @@ class ChatClient:
         self._client = _open_client(self.endpoint, self._key or "-", timeout_s)
 
     async def complete(
-        self, messages: Sequence[ChatMessage], *, temperature: float, max_tokens: int, stop: Sequence[str] = ()
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        temperature: float,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
     ) -> ChatAnswer:
         """The model's answer to a conversation; `stop` ends it (servers differ in whether they leave the stop in).
+
+        `seed` is of its sampling; a model that takes none is asked without it.
 
         Raises:
             ChatError: none to this request: every try failed, or the answer is too large.
@@ -167,6 +175,8 @@ class ChatClient:
         wanted: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         if stop:
             wanted["stop"] = list(stop)
+        if seed is not None:
+            wanted["seed"] = seed
         repeats = 0
         while True:
             sent = {_UNSUPPORTED[name] if name in self._unsupported else name: wanted[name] for name in wanted}

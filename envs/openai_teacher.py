@@ -8,23 +8,17 @@ message alone; a turn ends where an engine would have stopped.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import Sequence
-from typing import Any
 
 from envs.chat_client import ChatClient, ChatError, ChatMessage, ChatRefused, ChatUsage
+from envs.chat_parts import PartEncoder, turn_of
 from envs.rate_limit import Limits, RateLimiter
-from sake_ray.actions import ACTION_TAGS, STOP_STRINGS
+from sake_ray.actions import STOP_STRINGS
 from sake_ray.coldstart.teacher_prompt import load_teacher_prompt
 from sake_ray.coldstart.teaching import Brief, TaughtTurn, TeacherError, TeacherRefused
 from sake_ray.config.config import Config
 from sake_ray.config.values import ConfigError
-from sake_ray.data.images import processed_image
-from sake_ray.prompts import Part, Prompts, load_prompts
-from sake_ray.types import ImageRef
-
-JPEG_QUALITY = 92
+from sake_ray.prompts import Prompts, load_prompts
 
 
 class OpenAiTeacher:
@@ -98,49 +92,18 @@ class OpenAiTeacher:
         await self._client.close()
 
     def _messages(self, brief: Brief, turns: Sequence[TaughtTurn], feedback: str) -> list[ChatMessage]:
-        encoded: dict[ImageRef, str] = {}
+        encoder = PartEncoder(min_pixels=self._pixels[0], max_pixels=self._pixels[1])
         messages: list[ChatMessage] = [
             {"role": "system", "content": self.hidden_text(brief, turns, feedback)},
-            {"role": "user", "content": self._content(self._prompts.first_turn(brief.example), encoded)},
+            {"role": "user", "content": encoder.content(self._prompts.first_turn(brief.example))},
         ]
         for number, turn in enumerate(turns, start=1):
             if turn.observation is None:
                 raise ValueError(f"post {brief.example.id}: turn {number} is no search, so no turn comes after it")
             shown = self._prompts.search_turn(brief.example, turn.observation, self._max_result_chars)
             messages.append({"role": "assistant", "content": turn.text})
-            messages.append({"role": "user", "content": self._content(shown, encoded)})
+            messages.append({"role": "user", "content": encoder.content(shown)})
         return messages
-
-    def _content(self, parts: Sequence[Part], encoded: dict[ImageRef, str]) -> list[dict[str, Any]]:
-        """Parts in the form of the API; a picture that stands several times is encoded once."""
-        content: list[dict[str, Any]] = []
-        for part in parts:
-            if isinstance(part, str):
-                content.append({"type": "text", "text": part})
-                continue
-            if part not in encoded:
-                encoded[part] = self._data_url(part)
-            content.append({"type": "image_url", "image_url": {"url": encoded[part]}})
-        return content
-
-    def _data_url(self, ref: ImageRef) -> str:
-        buffer = io.BytesIO()
-        processed_image(ref, *self._pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def turn_of(text: str, finish_reason: str) -> str:
-    """The turn in a model's answer: without its own thinking, up to and with the first closing action tag.
-
-    A server that leaves stop strings out of the text ends it before that tag, which is then put back.
-    """
-    text = text.rpartition("</think>")[2]
-    ends = [at + len(stop) for stop in STOP_STRINGS if (at := text.find(stop)) >= 0]
-    if ends:
-        return text[: min(ends)].strip()
-    text = text.strip()
-    at, tag = max((text.rfind(f"<{tag}>"), tag) for tag in ACTION_TAGS)
-    return f"{text}</{tag}>" if at >= 0 and finish_reason == "stop" else text
 
 
 def make_openai_teacher(config: Config) -> OpenAiTeacher:

@@ -17,7 +17,8 @@ from aiohttp import web
 from PIL import Image
 
 from envs.chat_client import ChatClient
-from envs.openai_teacher import OpenAiTeacher, make_openai_teacher, turn_of
+from envs.chat_parts import turn_of
+from envs.openai_teacher import OpenAiTeacher, make_openai_teacher
 from envs.rate_limit import Limits, RateLimiter
 from sake_ray.actions import parse_action
 from sake_ray.coldstart.teacher_prompt import leaks
