@@ -64,7 +64,8 @@ def compare_records(
 ) -> dict[str, Any]:
     """Differences B less A in each protocol and task: paired bootstrap of micro F1, sign test of each post's F1.
 
-    A post's F1 is the mean over its samples; nothing claimed where there is nothing is 1.
+    A post's F1 is the mean over its samples; nothing claimed where there is nothing is 1. A post that one side drops
+    out of under "release" is a tie there.
 
     Raises:
         DataError: posts or gold differ.
@@ -83,7 +84,11 @@ def compare_records(
     scored = [Scored.of([record for name in shared for record in side[name]]) for side in sides]
     protocols = {
         protocol: _compare(
-            *(_counts(one, protocol, task) for one in scored), shared=len(shared), resamples=resamples, seed=seed
+            *(_counts(one, protocol, task) for one in scored),
+            shared=len(shared),
+            resamples=resamples,
+            seed=seed,
+            drops=protocol == "release",
         )
         for protocol in PROTOCOLS
     }
@@ -106,10 +111,8 @@ def compare_text(compared: Mapping[str, Any]) -> str:
             boot, sign = found["bootstrap"], found["sign"]
             interval = f"{boot['low']:+.2f} … {boot['high']:+.2f}"
             posts = f"{sign['a_better']} / {sign['b_better']} / {sign['ties']}"
-            rows.append(
-                [protocol, task.upper(), number(boot["a"]), number(boot["b"]), f"{boot['difference']:+.2f}", interval]
-                + [_chance(boot["p"]), posts, _chance(sign["p"])]
-            )
+            scores = [number(boot["a"]), number(boot["b"]), f"{boot['difference']:+.2f}", interval, _chance(boot["p"])]
+            rows.append([protocol, task.upper(), *scores, posts, _chance(sign["p"])])
     head = ["protocol", "task", "A F1", "B F1", "B − A", "95 %", "p", "posts A / B / tie", "p (sign)"]
     alone = compared["only_a"] + compared["only_b"]
     left_out = f" {compared['only_a']} posts that only A has and {compared['only_b']} that only B has were left out."
@@ -136,13 +139,16 @@ def _counts(scored: Scored, protocol: str, task: str) -> _Side:
     return {one: [[counts[at][one] for at in chosen] for chosen in samples] for one in TASKS}
 
 
-def _compare(a: _Side, b: _Side, *, shared: int, resamples: int, seed: int) -> dict[str, Any]:
+def _compare(a: _Side, b: _Side, *, shared: int, resamples: int, seed: int, drops: bool) -> dict[str, Any]:
     found = {}
     for task in TASKS:
-        posts = [
-            [sum(f1_score(*sample[at]) for sample in side[task]) / len(side[task]) for at in range(shared)]
-            for side in (a, b)
-        ]
+        posts: tuple[list[float], list[float]] = ([], [])
+        for at in range(shared):
+            sides = [[sample[at] for sample in side[task]] for side in (a, b)]
+            # A post that dropped out on one side was not answered there; it is no win for either.
+            tie = drops and task is not Task.MNER and any(not any(counts) for side in sides for counts in side)
+            for scores, side in zip(posts, sides, strict=True):
+                scores.append(0.0 if tie else sum(f1_score(*counts) for counts in side) / len(side))
         boot = paired(a[task], b[task], resamples=resamples, seed=seed)
         found[task.value] = {"bootstrap": boot, "sign": asdict(sign_test(*posts))}
     return found

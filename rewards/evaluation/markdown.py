@@ -20,6 +20,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     line = provenance_line(report)
     parts = [
         f"# Evaluation: {report['task']}, {report['posts']} posts{_samples(report)}\n",
+        *(f"{note}\n" for note in report.get("notes", ())),
         *_section("Scores", line, _scores(report)),
         *_section("Beside published figures (GMNER F1)", line, _published(report)),
         *_section("By type", line, _cells("type", report["types"])),
@@ -37,6 +38,16 @@ def report_text(report: Mapping[str, Any]) -> str:
     ):
         parts += _section(title, line, lines) if lines else []
     return "\n".join(parts).rstrip() + "\n"
+
+
+def scores_table(report: Mapping[str, Any]) -> list[str]:
+    """Every protocol's scores as a Markdown table; the report's own protocol is bold."""
+    head = ["protocol", "task", *(f"{mean} {name}" for mean in ("micro", "macro") for name in _SHORT)]
+    rows = []
+    for protocol, scores in report["protocols"].items():
+        mark = f"**{protocol}**" if protocol == report["protocol"] else protocol
+        rows += [[mark, task.upper(), *(number(scores[task][name]) for name in _METRICS)] for task in _TASKS]
+    return table(head, rows, words=(0, 1))
 
 
 def provenance_line(report: Mapping[str, Any]) -> str:
@@ -81,12 +92,7 @@ def _samples(report: Mapping[str, Any]) -> str:
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:
-    head = ["protocol", "task", *(f"{mean} {name}" for mean in ("micro", "macro") for name in _SHORT)]
-    rows = []
-    for protocol, scores in report["protocols"].items():
-        mark = f"**{protocol}**" if protocol == report["protocol"] else protocol
-        rows += [[mark, task.upper(), *(number(scores[task][name]) for name in _METRICS)] for task in _TASKS]
-    lines = table(head, rows, words=(0, 1))
+    lines = scores_table(report)
     confidence = report.get("confidence")
     if confidence:
         said = []
@@ -111,8 +117,8 @@ def _published(report: Mapping[str, Any]) -> list[str]:
     rows += [[row["name"], number(row["value"]), row["protocol"], row["source"]] for row in report["published"]]
     data = "Twitter-FMNERG" if report["task"] == "fmnerg" else "Twitter-GMNER"
     note = (
-        f"\nPublished figures are of the test split of {data}; they stand beside ours only on those posts. The field's "
-        "usual protocol is that of H-Index, here `strict`; under which a figure was made is known only where it says so."
+        f"\nPublished figures are of the test split of {data}; they stand beside ours only on those posts. The "
+        "field's usual protocol is that of H-Index, here `strict`; which one a figure is under is said where known."
     )
     return [*table(["method", "GMNER F1", "protocol", "source"], rows, words=(0, 2, 3)), note]
 

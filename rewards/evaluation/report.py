@@ -80,6 +80,7 @@ def build_report(
     provenance: Provenance,
     train: TrainIndex | None = None,
     resamples: int = RESAMPLES,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything `report.json` holds.
 
@@ -90,6 +91,7 @@ def build_report(
         provenance: where the records come from; its protocol is filled in, its seed is the bootstrap's.
         train: the training split, for seen and unseen entities.
         resamples: draws of the bootstrap behind `confidence`; 0 for none.
+        notes: sentences a reader must know, such as posts that were counted as empty answers.
 
     Raises:
         ValueError: no records, an unknown task or protocol, or posts with different samples.
@@ -108,6 +110,7 @@ def build_report(
         "protocol": protocol,
         "posts": len(samples[0]),
         "samples": len(samples),
+        "notes": list(notes),
         "provenance": asdict(replace(provenance, protocol=protocol)),
         **protocols[protocol],
         "protocols": protocols,
