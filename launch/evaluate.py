@@ -1,14 +1,17 @@
-"""Evaluate answers, and compare evaluations.
+"""Evaluate a model, a served model or a file of answers, and compare evaluations.
 
+    python launch/evaluate.py model=mini|MODEL|RUN|CHECKPOINT output=DIR [split=test|dev|train] [section.field=value …]
+    python launch/evaluate.py endpoint=http://HOST/v1 served=NAME output=DIR [split=…] [section.field=value …]
     python launch/evaluate.py predictions=P.json gold=G.json task=gmner|fmnerg output=DIR [protocol=strict|release]
     python launch/evaluate.py predictions=RUN/eval_trajectories.jsonl task=… output=DIR [step=N]
     python launch/evaluate.py compare=DIR_A,DIR_B [output=DIR] [unpaired=drop] [seed=0]
 
-The first takes a JSON list or JSON lines of {"img_id", "pre_entities": [{"phrase", "entity_type", "region_box"}]} or
+The first two play episodes and go on where they were cut off (launch/evaluating.py; --help beside model=mini lists the
+words and settings). The next takes a JSON list or JSON lines of {"img_id", "pre_entities": [{"phrase", "entity_type", "region_box"}]} or
 of the release's {"img_id", "prediction": [{"entity", "type", "box2d"}]}, boxes in original pixels (in those of the
 sized picture where a post carries image_size_info), or what a run wrote; posts may come in any order. It writes
-DIR/report.json, report.md and posts.jsonl. The second reads the gold of the run's own rows unless gold= is given. The
-third prints a table and writes compare.json and compare.md. Knows nothing of how a score is made. Always holds: what
+DIR/report.json, report.md and posts.jsonl. The fourth reads the gold of the run's own rows unless gold= is given. The
+last prints a table and writes compare.json and compare.md. Knows nothing of how a score is made. Always holds: what
 is written appears whole or not at all; what cannot be done is one sentence on standard error and exit status 2.
 """
 
@@ -65,6 +68,10 @@ _COMPARE_HELP = {
 
 def main(arguments: list[str]) -> int:
     """Carry out one command line; returns the exit status."""
+    if {"model", "endpoint"} & {word.partition("=")[0] for word in arguments}:
+        from launch.evaluating import main as evaluate_policy  # a job: it brings Ray along
+
+        return evaluate_policy(arguments)
     if {"-h", "--help", "help"} & set(arguments):
         sys.stdout.write(_help())
         return 0

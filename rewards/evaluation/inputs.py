@@ -147,12 +147,13 @@ def join(gold: Sequence[PostRecord], answers: Mapping[str, Answers], *, missing:
     absent = [post.id for post in gold if post.id not in answers]
     if extra:
         raise DataError(
-            f"{_some(extra)} of {len(answers)} predicted posts are not in gold; take them out, or give their gold"
+            f"{len(extra)} of {len(answers)} predicted posts are not in gold ({_some(extra)}): take them out, or give "
+            "their gold"
         )
     if absent and missing != "empty":
         raise DataError(
-            f"{_some(absent)} of {len(gold)} gold posts have no prediction; answer them with an empty list, or count "
-            "them as empty answers with missing=empty"
+            f"{len(absent)} of {len(gold)} gold posts have no prediction ({_some(absent)}): answer them with an empty "
+            "list, or count them as empty answers with missing=empty"
         )
     counts = {tuple(sorted(post.samples)) for post in answers.values()} or {(0,)}
     numbers = counts.pop()
