@@ -37,8 +37,8 @@ from sake_ray.types import (
 class ChatEpisode:
     """What an endpoint's model did with a post. It has no token ids, so nothing can be trained on it.
 
-    `context_tokens` counts the last request and its answer, `written_tokens` all that the model wrote; both 0 where
-    the endpoint does not tell.
+    `context_tokens` counts the last request and its answer, `prompt_tokens` all requests and `written_tokens` all
+    answers; they are 0 where the endpoint does not tell.
     """
 
     id: str
@@ -46,6 +46,7 @@ class ChatEpisode:
     turns: tuple[Turn, ...]
     stop_reason: StopReason
     context_tokens: int
+    prompt_tokens: int
     written_tokens: int
 
 
@@ -102,7 +103,15 @@ class EndpointPolicy:
                 case TextSearch() | ImageSearch() as asked:
                     turn.search_began_s = time.time()
                     reason = await talk.show(turn, await env.step(asked))
-        return ChatEpisode(episode_id, example, tuple(talk.turns), reason, talk.context_tokens, talk.written_tokens)
+        return ChatEpisode(
+            id=episode_id,
+            example=example,
+            turns=tuple(talk.turns),
+            stop_reason=reason,
+            context_tokens=talk.context_tokens,
+            prompt_tokens=talk.prompt_tokens,
+            written_tokens=talk.written_tokens,
+        )
 
     async def _turn(self, talk: _Conversation, seed: int | None) -> tuple[Turn, bool]:
         """The model's next turn, and whether its length cut it off."""
@@ -126,6 +135,7 @@ class _Conversation:
         self.messages: list[ChatMessage] = []
         self.turns: list[Turn] = []
         self.context_tokens = 0
+        self.prompt_tokens = 0
         self.written_tokens = 0
         self._example = example
         self._prompts = prompts
@@ -158,6 +168,7 @@ class _Conversation:
         """The model's turn."""
         self.turns.append(turn)
         self.context_tokens = answer.prompt_tokens + answer.completion_tokens
+        self.prompt_tokens += answer.prompt_tokens
         self.written_tokens += answer.completion_tokens
         self.messages.append({"role": "assistant", "content": turn.text})
 

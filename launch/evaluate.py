@@ -6,13 +6,14 @@
     python launch/evaluate.py predictions=RUN/eval_trajectories.jsonl task=… output=DIR [step=N]
     python launch/evaluate.py compare=DIR_A,DIR_B [output=DIR] [unpaired=drop] [seed=0]
 
-The first two play episodes and go on where they were cut off (launch/evaluating.py; --help beside model=mini lists the
-words and settings). The next takes a JSON list or JSON lines of {"img_id", "pre_entities": [{"phrase", "entity_type", "region_box"}]} or
-of the release's {"img_id", "prediction": [{"entity", "type", "box2d"}]}, boxes in original pixels (in those of the
-sized picture where a post carries image_size_info), or what a run wrote; posts may come in any order. It writes
-DIR/report.json, report.md and posts.jsonl. The fourth reads the gold of the run's own rows unless gold= is given. The
-last prints a table and writes compare.json and compare.md. Knows nothing of how a score is made. Always holds: what
-is written appears whole or not at all; what cannot be done is one sentence on standard error and exit status 2.
+The first two play episodes, and go on where they were cut off (launch/evaluating.py; --help beside model= lists their
+words). The third takes a JSON list or JSON lines of {"img_id", "pre_entities": [{"phrase", "entity_type",
+"region_box"}]} or of the release's {"img_id", "prediction": [{"entity", "type", "box2d"}]}, boxes in original pixels
+(in those of the sized picture where a post carries image_size_info); posts may come in any order. The fourth takes what
+a run wrote, with the gold of the run's own rows unless gold= is given. Each writes DIR/report.json, report.md and
+posts.jsonl. The last prints a table and writes compare.json and compare.md. Knows nothing of how a score is made.
+Always holds: what is written appears whole or not at all; what cannot be done is one sentence on standard error and
+exit status 2.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def main(arguments: list[str]) -> int:
     try:
         name = next((word.partition("=")[0] for word in arguments if word.partition("=")[0] in MODES), None)
         if name is None:
-            raise UsageError(f"one of {', '.join(f'{mode}=…' for mode in MODES)} is missing; --help lists the keys")
+            modes = ", ".join(f"{mode}=…" for mode in ("model", "endpoint", *MODES))
+            raise UsageError(f"one of {modes} is missing; --help lists the keys")
         MODES[name](arguments)
     except (UsageError, DataError, OSError) as error:  # the process boundary
         sys.stderr.write(f"evaluate: {error}\n")

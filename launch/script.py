@@ -40,19 +40,29 @@ Work = Callable[[Config, Path, RunDisplay], Awaitable[None]]
 """A stage: settings, run folder, display."""
 
 
-def run_stage(job: str, work: Work, argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> int:
-    """Run a stage as a job of its own; returns the exit status."""
+def run_stage(
+    job: str, work: Work, argv: Sequence[str], defaults: Mapping[str, Any] | None = None, *, cluster: bool = True
+) -> int:
+    """Run a stage as a job of its own; returns the exit status. `cluster` false: without Ray."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "httpx2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     config = config_or_exit(argv, job=job, defaults=defaults)
-    cpus, _ = totals(describe_plan(config))
-    scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
     try:
-        return asyncio.run(_until_stopped(config, work))
+        with _ray_for(config) if cluster else contextlib.nullcontext():
+            return asyncio.run(_until_stopped(config, work))
     except (ConfigError, DataError, ImageError, PromptError, TeacherRefused) as error:  # the process boundary
         sys.stderr.write(f"{job}: {error}\n")
         return REFUSED
+
+
+@contextlib.contextmanager
+def _ray_for(config: Config) -> Iterator[None]:
+    """Ray with as many CPUs as the plan of a job reserves."""
+    cpus, _ = totals(describe_plan(config))
+    scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
+    try:
+        yield
     finally:
         ray.shutdown()
         if scratch is not None:

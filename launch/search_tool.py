@@ -17,19 +17,19 @@ from envs.tools.web_tool import Trace, WebTool
 from sake_ray.config.config import Config
 from sake_ray.config.search_section import SearchConfig
 
-_FOLDER = "search_cache"
+CACHE_FOLDER = "search_cache"
 
 
 def default_cache_dir() -> Path:
     """Where answers are kept when nothing is set: beside the run folders."""
-    return Path("runs") / _FOLDER
+    return Path("runs") / CACHE_FOLDER
 
 
 def cache_dir(config: Config) -> Path:
     """Where a job keeps what searches answered."""
     if config.search.cache_dir:
         return Path(config.search.cache_dir).resolve()
-    return config.run_dir.resolve().parent / _FOLDER
+    return config.run_dir.resolve().parent / CACHE_FOLDER
 
 
 @asynccontextmanager

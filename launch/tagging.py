@@ -27,6 +27,7 @@ from sake_ray.types import Example
 log = logging.getLogger(__name__)
 TAGS = "tags.jsonl"
 _WHOLE = 64 * 2**20
+_NOTES = ("card.json", "best.json")  # about a model, not of it
 
 
 async def tag_posts(
@@ -86,7 +87,7 @@ def model_fingerprint(folder: Path) -> str:
     """12 hex digits over a Hugging Face folder; of a file over 64 MiB size, beginning and end stand for the whole."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name == "card.json":
+        if not path.is_file() or path.name in _NOTES:
             continue
         size = path.stat().st_size
         digest.update(f"{path.name} {size} ".encode())

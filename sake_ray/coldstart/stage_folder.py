@@ -18,8 +18,10 @@ from sake_ray.data.problems import DataError, FieldError
 SETTINGS = "settings.json"
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def claim(folder: Path, identity: Mapping[str, Any], setting: str = "run.dir") -> None:
     """Make the folder this run's: write its settings there, or hold them against those that are there.
+
+    `setting` is what the user gave the folder by.
 
     Raises:
         DataError: the folder belongs to other settings.
@@ -32,15 +34,15 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     try:
         found = parse_json(read_text(path))
     except FieldError as error:
-        raise DataError(f"{path}: {error}; choose another run.dir, or remove the folder") from error
+        raise DataError(f"{path}: {error}; choose another {setting}, or remove the folder") from error
     wanted = json.loads(json.dumps(dict(identity)))
     if not isinstance(found, dict):
-        raise DataError(f"{path}: holds no settings; choose another run.dir, or remove the folder")
+        raise DataError(f"{path}: holds no settings; choose another {setting}, or remove the folder")
     differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if differing:
         raise DataError(
-            f"{folder} was made with other settings ({', '.join(differing)} differ); choose another run.dir, or remove "
-            "the folder"
+            f"{folder} was made with other settings ({', '.join(differing)} differ); choose another {setting}, or "
+            "remove the folder"
         )
 
 

@@ -15,7 +15,7 @@ _POOLS = {
     "sft_secot": ("learner",),
     "tag_difficulty": ("rollout",),
     "build_secot": ("rollout", "search"),
-    "evaluate": ("rollout", "search", "reward"),
+    "evaluate": ("rollout", "search"),
     "serve": ("rollout", "search"),
 }
 
