@@ -2,9 +2,10 @@
 
     python benchmarks/search.py [queries=2000] [together=32] [out=FILE]
 
-A canned service runs in a process of its own on loopback. Bare aiohttp asks it, then the search pool does (real Ray
-actors, limiter and store), then the pool again for what is kept by now. Figures are of this machine and this run; look
-at the ratios. Always holds: both sides send the same queries to the same server, with the same number under way.
+A canned service runs in a process of its own on loopback. Bare aiohttp asks it, then the tool in this process does
+(limiter and store around it), then the search pool (real Ray actors), and both again for what is kept by now. An empty
+Ray call says how much of the pool's time is Ray's: an uncached search takes one to the worker and one to the limiter.
+Figures are of this machine and this run; look at the ratios. Always holds: both sides send the same queries to the same server, with the same number under way.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from actors.search_build import ToolSpec
 from actors.search_pool import PoolSettings, SearchPool
 from benchmarks import search_limiter, search_store
 from envs.tools.search_server import SearchServer, serving
+from envs.tools.web_tool import WebTool
+from launch.search_tool import open_web_tool
 from launch.words import read_words
 from sake_ray.config.search_section import SearchConfig
-from sake_ray.types import Example, ImageRef, QueryResult, TextSearch
+from sake_ray.types import Example, ImageRef, QueryResult, SearchKind, TextSearch
 
 Ask = Callable[[str], Awaitable[object]]
 POST = Example("bench", "a post", ImageRef("none.png", 64, 64), ())
@@ -95,8 +98,19 @@ async def measure_pool(url: str, folder: Path, queries: Sequence[str], together:
     settings = SearchConfig(
         provider="searxng", endpoint=url, per_second=1e5, burst=100_000, concurrency=1_000, workers=2, cache="on"
     )
+    for name, cache in (("tool in process, nothing kept", "off"), ("tool in process", "on")):
+        async with open_web_tool(replace(settings, cache=cache), folder / "own", 1_000_000) as tool:
+
+            async def ask_tool(query: str, tool: WebTool = tool) -> None:
+                await tool.answer(SearchKind.TEXT, query, POST.id, 30.0)
+
+            await timed(ask_tool, [f"warm {n}" for n in range(200)], together)
+            results[name] = await timed(ask_tool, queries, together)
+            if cache == "on":
+                results["tool in process, from the store"] = await timed(ask_tool, queries, together)
+    results["an empty Ray call"] = await _empty_calls(queries, together)
     for name, cache in (("pool, not cached, nothing kept", "off"), ("pool, not cached", "on")):
-        spec = ToolSpec(replace(settings, cache=cache), "", folder, 1_000_000)
+        spec = ToolSpec(replace(settings, cache=cache), "", folder / "pool", 1_000_000)
         pool = SearchPool.start(spec, PoolSettings(30.0, per_query=True, remember=len(queries) * 2), workers=2)
         await pool.ready()
 
@@ -117,6 +131,25 @@ async def measure_pool(url: str, folder: Path, queries: Sequence[str], together:
             results["pool, from the store"] = await timed(ask_fresh, queries, together)
         await pool.shutdown()
     return results
+
+
+class Empty:
+    """An actor that does nothing."""
+
+    async def call(self, query: str) -> str:
+        """Return what was sent."""
+        return query
+
+
+async def _empty_calls(queries: Sequence[str], together: int) -> Timed:
+    """What Ray itself takes to ask an actor on this machine."""
+    actor = ray.remote(Empty).options(num_cpus=0, max_concurrency=1_000).remote()
+
+    async def ask(query: str) -> None:
+        await actor.call.remote(query)
+
+    await timed(ask, [f"warm {n}" for n in range(200)], together)
+    return await timed(ask, queries, together)
 
 
 async def serve() -> None:
@@ -151,7 +184,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="sake-bench-"))
     scratch = init_ray(num_cpus=4, python_path=Path(__file__).resolve().parents[1])
     try:
-        pool = asyncio.run(measure_pool(url, folder / "cache", queries, int(words.get("together", "32"))))
+        pool = asyncio.run(measure_pool(url, folder, queries, int(words.get("together", "32"))))
         report: dict[str, Any] = {"pool": {name: vars(t) for name, t in pool.items()}}
         report["limiter"] = asdict(search_limiter.measure())
     finally:
