@@ -181,6 +181,7 @@ class RolloutWorker:
                 await self._replace_once(engine, lost)
                 continue
             policy.check_against(trajectory)
+            trajectory.worker = self.name
             self._trajectories += 1
             self._rebuilds_in_a_row = 0
             return trajectory

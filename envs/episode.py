@@ -75,11 +75,10 @@ async def run_episode(
     trajectory.append_observation(_first_segment(example, codec, limits))
     while not trajectory.done:
         turn_index = len(trajectory.turns)
-        started = time.perf_counter()
+        began, started = time.time(), time.perf_counter()
         completion = await _generate(trajectory, policy, limits, turn_seed(seed, turn_index))
-        turn = Turn(
-            completion.text, parse_action(completion.text, action_limits), generate_s=time.perf_counter() - started
-        )
+        action = parse_action(completion.text, action_limits)
+        turn = Turn(completion.text, action, generate_s=time.perf_counter() - started, began_s=began)
         trajectory.append_completion(completion)
         trajectory.turns.append(turn)
         match turn.action:
@@ -93,6 +92,7 @@ async def run_episode(
             case TextSearch() | ImageSearch() if turn_index + 1 >= limits.max_turns:
                 trajectory.finish(StopReason.TURN_LIMIT)
             case TextSearch() | ImageSearch() as asked:
+                turn.search_began_s = time.time()
                 _show(trajectory, turn, await env.step(asked), codec, limits)
     return trajectory
 

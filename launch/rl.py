@@ -2,21 +2,19 @@
 
 Wires data, actors and trainer; knows nothing of how any of them works. Always holds: the job ends with
 a checkpoint, on success, on Ctrl-C and on `ray job stop` alike, and leaves no actor behind; it goes on
-only from a checkpoint that was made with the settings it has.
+only from a checkpoint that was made with the settings it has (`launch/run_checkpoints.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,26 +25,28 @@ from launch.display import RunDisplay
 from launch.held_out import strict_scores
 from launch.job_data import DataSet, load_data
 from launch.pools import Pools, running_pools
+from launch.run_checkpoints import BEST_BY, RunCheckpoints, find_checkpoint, read_best
 from launch.starting import StageLine, starting_point
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
-from sake_ray.config.identity import differences, identity
+from sake_ray.config.guard_section import GuardConfig
+from sake_ray.config.identity import identity
 from sake_ray.config.plan import describe_plan, totals
+from sake_ray.data.json_files import read_values
 from sake_ray.data.sampler import ExampleSampler
-from sake_ray.interfaces import LearnerClient
 from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.report import draw_curves, read_metrics, table_text
 from sake_ray.tracking import make_trackers
-from sake_ray.trainer import checkpoint
-from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
 from sake_ray.trainer.evaluator import GreedyEvaluator
-from sake_ray.trainer.trainer import StopRequested, Trainer, TrainerSettings
+from sake_ray.trainer.guard import CollapseGuard
+from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer, TrainerSettings
 from sake_ray.types import Progress
 
 log = logging.getLogger(__name__)
-REFUSED, STOPPED = 2, 130
+REFUSED, COLLAPSED, STOPPED = 2, 3, 130
 Result = TypeVar("Result")
-_SETTINGS = "settings"  # the name of a run's settings in the state of its checkpoints
+ALERTS, TIMELINE = "alerts.jsonl", "timeline.jsonl"
 
 
 def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
@@ -81,6 +81,10 @@ async def run_job(config: Config, resumed: Checkpoint | None) -> int:
         data = load_data(config)
         log.info("%d training posts, %d held-out posts from %s", len(data.train), len(data.held_out), data.root)
         stages = await _until(stop, training, _train(config, data, run_dir, display, resumed, stop, training))
+    except Collapsed as collapsed:
+        log.error("%s. The same command goes on from its last checkpoint; guard.action=warn only says so", collapsed)
+        display.close("stopped by the guard")
+        return COLLAPSED
     except StopRequested as stopped:
         log.info("%s; run the same command to go on from there", stopped)
         display.close("stopped")
@@ -106,6 +110,7 @@ async def _train(
         if resumed is not None:
             await pools.learner.load(resumed.folder / "learner")
             log.info("resumed from %s", resumed.folder)
+        trainer.best = await run_checkpoints(config, run_dir).go_on(pools.learner, resumed)
         watcher = asyncio.create_task(_pass_on(stop, training, trainer))
         try:
             await trainer.run()
@@ -131,6 +136,9 @@ def make_trainer(
     whole = step if step is None or unevaluated is None else step - 1
     settings = config.trainer
     logs = JsonlLog(run_dir / "trajectories.jsonl", resume_after=step)
+    guard = make_guard(config)
+    if guard is not None and resumed and resumed.state.get("guard") is not None:
+        guard.load_state_dict(resumed.state["guard"])
     eval_log = JsonlLog(run_dir / "eval_trajectories.jsonl", resume_after=whole)
     trackers = make_trackers(
         config.tracking.backends,
@@ -154,6 +162,7 @@ def make_trainer(
             checkpoint_every=settings.checkpoint_every,
             advantage=config.algorithm.advantage,
             seed=config.run.seed,
+            best_by=BEST_BY,
         ),
         rollout=pools.rollout,
         rewards=pools.rewards,
@@ -168,7 +177,7 @@ def make_trainer(
             trajectory_log=eval_log,
             on_post=display.evaluated,
         ),
-        checkpoints=RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints, identity(config)),
+        checkpoints=run_checkpoints(config, run_dir),
         tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=whole), trackers),
         trajectory_log=logs,
         display=display,
@@ -176,79 +185,26 @@ def make_trainer(
         progress=progress,
         evaluate_first=resumed is None,
         unevaluated=unevaluated,
+        guard=guard,
+        alert_log=JsonlLog(run_dir / ALERTS, resume_after=step),
+        timeline=JsonlLog(run_dir / TIMELINE, resume_after=step),
     )
 
 
-@dataclass
-class RunCheckpoints:
-    """The checkpoints of a run: the learner's state in `learner/`, the trainer's and the run's settings beside it."""
-
-    folder: Path
-    keep: int
-    settings: Mapping[str, object]
-
-    async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
-        """Write the checkpoint of `step` unless it is there already (a stop right after a periodic one)."""
-        if (self.folder / f"step-{step:06d}").exists():
-            return
-        began = time.monotonic()
-        whole = {**state, _SETTINGS: dict(self.settings)}
-        await CheckpointStore(self.folder, self.keep).save(step, whole, lambda folder: learner.save(folder / "learner"))
-        log.info("checkpoint of step %d written in %.1f s", step, time.monotonic() - began)
+def run_checkpoints(config: Config, run_dir: Path) -> RunCheckpoints:
+    """The checkpoints of a job's run folder."""
+    settings = config.trainer
+    return RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints, identity(config), settings.export_best)
 
 
-def find_checkpoint(config: Config) -> Checkpoint | None:
-    """The checkpoint a run goes on from, by trainer.resume; None when it starts afresh.
-
-    Raises:
-        CheckpointError: it is damaged or was made with other settings, or there is one and there must be none.
-    """
-    resume, total = config.trainer.resume, config.trainer.total_steps
-    store = CheckpointStore(config.run_dir.resolve() / "checkpoints", config.trainer.keep_checkpoints)
-    if resume == "never":
-        if store.root.exists() and any(store.root.iterdir()):
-            raise CheckpointError(
-                f"trainer.resume=never, but {store.root} holds checkpoints; choose another run.dir or remove them"
-            )
+def make_guard(config: Config) -> CollapseGuard | None:
+    """The collapse guard of a job; an episode that allows no search cannot stop searching."""
+    settings: GuardConfig = config.guard
+    if settings.action == "off":
         return None
-    found = store.find_latest() if resume == "auto" else checkpoint.load(Path(resume))
-    if found is None:
-        return None
-    _check_same_settings(config, found)
-    if found.step >= total:
-        log.info(
-            "%s is of step %d, trainer.total_steps=%d: nothing is left to train; raise trainer.total_steps to go on, "
-            "or choose another run.dir for a new run", found.folder, found.step, total,
-        )  # fmt: skip
-    _set_aside_later(store.root, found)
-    return found
-
-
-def _check_same_settings(config: Config, found: Checkpoint) -> None:
-    """Refuse to go on with settings that `found` was not made with: the result would be neither run's."""
-    if _SETTINGS not in found.state:
-        what = "does not say with which settings it was made (an earlier version wrote it)"
-    elif changed := differences(found.state[_SETTINGS], identity(config)):
-        what = f"was made with other settings: {', '.join(changed)}"
-    else:
-        return
-    way_out = "choose another run.dir, or start anew with trainer.resume=never after removing its checkpoints"
-    if config.trainer.resume != "auto":
-        way_out = "go on with its own settings, or start a new run from its run's weights: model.path=RUN/policy"
-    raise CheckpointError(f"checkpoint {found.folder} {what}; {way_out}")
-
-
-def _set_aside_later(root: Path, chosen: Checkpoint) -> None:
-    """Rename the checkpoints of the steps that run again after `chosen`: damaged ones, or those of another course.
-
-    Left in place, they would keep this run from writing its own, and pruning would count them as the newest.
-    """
-    for folder in sorted(root.glob("step-*")):
-        number = folder.name.removeprefix("step-")
-        if number.isdigit() and int(number) >= chosen.step and folder.resolve() != chosen.folder.resolve():
-            names = (folder.with_name(f"aside-{copy}-{folder.name}") for copy in itertools.count(1))
-            aside = folder.rename(next(path for path in names if not path.exists()))
-            log.warning("going on from %s: %s is now %s", chosen.folder, folder, aside.name)
+    if not config.episode.text_searches and not config.episode.image_searches:
+        settings = replace(settings, search_low=0.0)
+    return CollapseGuard(settings)
 
 
 async def _until(stop: asyncio.Event, training: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
@@ -284,6 +240,11 @@ def _report(config: Config, run_dir: Path, stages: Sequence[StageLine]) -> None:
     (run_dir / "stages.json").write_text(json.dumps([asdict(line) for line in stages], indent=1) + "\n")
     lines = [line.text() for line in stages]
     lines.append(f"{'RL':<12}{sum(row.get('time/step_s', 0.0) for row in rows):>6.0f} s  steps {rows[-1]['step']:g}")
+    best = read_best(run_dir)
+    if best is not None:
+        lines.append(f"{'best':<12}{best['value']:>8.3f}  {best['metric']}, step {best['step']}: {best['checkpoint']}")
+    alerts = [alert for _, alert in read_values(run_dir / ALERTS)]
+    lines += [f"{'guard':<12}{alert['name']:>8}  step {alert['step']}: {alert['message']}" for alert in alerts]
     log.info(
         "done: %d steps, run folder %s\n\n%s\n\n%s\ncurves: %s",
         rows[-1]["step"], run_dir, "\n".join(lines), table_text(rows), curves,

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sake_ray.data.json_files import append_lines
 from sake_ray.interfaces import RolloutCounts, Tracker
@@ -93,20 +93,31 @@ def engine_metrics(before: RolloutCounts, after: RolloutCounts) -> dict[str, flo
     return metrics
 
 
+class Span(NamedTuple):
+    """From when to when something went on, in seconds since the epoch."""
+
+    name: str
+    begin_s: float
+    end_s: float
+
+
 class PhaseTimes:
-    """Seconds spent in each phase of a step."""
+    """Seconds spent in each phase of a step, and when: `spans` are its phases in the order of their ends."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.spans: list[Span] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of the block to `name`."""
-        began = time.perf_counter()
+        at, began = time.time(), time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            took = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+            self.spans.append(Span(name, at, at + took))
 
     def metrics(self) -> dict[str, float]:
         """`time/<phase>_s` and their sum."""
@@ -176,7 +187,9 @@ def _row(trajectory: Trajectory, step: int, kind: str) -> dict[str, Any]:
                 "text": turn.text,
                 "action": type(turn.action).__name__,
                 "reason": turn.action.reason if isinstance(turn.action, Malformed) else "",
+                "began_s": _stamp(turn.began_s),
                 "generate_s": round(turn.generate_s, 4),
+                "search_began_s": _stamp(turn.search_began_s),
                 "results": _results(turn.observation),
                 "search_s": round(turn.observation.latency_s, 4) if turn.observation else None,
             }
@@ -188,7 +201,15 @@ def _row(trajectory: Trajectory, step: int, kind: str) -> dict[str, Any]:
         "tokens": len(trajectory.token_ids),
         "sampled_tokens": trajectory.trained_tokens,
         "version": trajectory.oldest_version,
+        "worker": trajectory.worker,
+        "score_began_s": _stamp(trajectory.score_began_s),
+        "score_s": _stamp(trajectory.score_s),
     }
+
+
+def _stamp(seconds: float | None) -> float | None:
+    """Seconds to a tenth of a millisecond."""
+    return None if seconds is None else round(seconds, 4)
 
 
 def _results(observation: Any) -> list[dict[str, Any]] | None:

@@ -26,17 +26,26 @@ class Segment:
 
 @dataclass(slots=True)
 class Turn:
-    """One policy turn: its text (for people and rewards), the action read from it and the answer."""
+    """One policy turn: its text (for people and rewards), the action read from it and the answer.
+
+    `began_s` and `search_began_s` are when its generation and its search began, in seconds since the epoch by the
+    worker's clock, and None where nobody looked or nothing was searched. Nothing depends on them.
+    """
 
     text: str
     action: Action
     observation: Observation | None = None
     generate_s: float = 0.0
+    began_s: float | None = None
+    search_began_s: float | None = None
 
 
 @dataclass(slots=True)
 class Trajectory:
-    """One episode as it happened; `short_ids` is the engine's request state, `token_ids` is trained."""
+    """One episode as it happened; `short_ids` is the engine's request state, `token_ids` is trained.
+
+    `worker` ran it; scoring its group began at `score_began_s` (seconds since the epoch) and took `score_s`.
+    """
 
     id: str
     example: Example
@@ -50,6 +59,9 @@ class Trajectory:
     stop_reason: StopReason | None = None
     reward: Reward | None = None
     advantage: float | None = None
+    worker: str = ""
+    score_began_s: float | None = None
+    score_s: float | None = None
 
     @property
     def done(self) -> bool:

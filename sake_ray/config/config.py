@@ -35,6 +35,7 @@ class Config:
     learner: s.LearnerConfig = dataclasses.field(default_factory=s.LearnerConfig)
     algorithm: s.AlgorithmConfig = dataclasses.field(default_factory=s.AlgorithmConfig)
     trainer: s.TrainerConfig = dataclasses.field(default_factory=s.TrainerConfig)
+    guard: s.GuardConfig = dataclasses.field(default_factory=s.GuardConfig)
     eval: s.EvalConfig = dataclasses.field(default_factory=s.EvalConfig)
     tracking: s.TrackingConfig = dataclasses.field(default_factory=s.TrackingConfig)
     tags: s.TagsConfig = dataclasses.field(default_factory=s.TagsConfig)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sake_ray.config.config import Config
+from sake_ray.config.guard_section import GuardConfig
 from sake_ray.config.values import Value, show
 
 FREE = frozenset(
@@ -18,7 +19,9 @@ FREE = frozenset(
         # Where a run writes, how far it goes and what it keeps on the way. (learner.decay_steps is not here: the
         # steps that are done followed the old schedule.)
         "run.dir", "trainer.total_steps", "trainer.resume", "trainer.eval_every", "trainer.checkpoint_every",
-        "trainer.keep_checkpoints", "tracking.backends", "tracking.project",
+        "trainer.keep_checkpoints", "trainer.export_best", "tracking.backends", "tracking.project",
+        # When it is said that a run goes wrong, and whether it ends then.
+        *(f"guard.{field.name}" for field in dataclasses.fields(GuardConfig)),
         # Who does the work and how it is shared out: no more than rounding, and when something happens.
         "search.workers", "search.cpus_per_worker", "search.timeout_s", "search.max_pending", "search.retries",
         "search.per_second", "search.burst", "search.concurrency", "search.breaker_failures", "search.breaker_s",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sake_ray.config.guard_section import GuardConfig
 from sake_ray.config.search_section import SearchConfig
 from sake_ray.config.values import Section, setting
 
@@ -184,7 +185,10 @@ class TrainerConfig(Section):
     max_staleness: int = setting(0, "policy versions a group may be behind; so far only 0, strictly on-policy", low=0)
     eval_every: int = setting(20, "steps between evaluations; 0: only at the end", low=0)
     checkpoint_every: int = setting(20, "steps between checkpoints; 0: only at the end", low=0)
-    keep_checkpoints: int = setting(2, "newest checkpoints that are kept", low=1)
+    keep_checkpoints: int = setting(2, "newest checkpoints that are kept; the best evaluated one is besides", low=1)
+    export_best: bool = setting(
+        True, "write the policy with the best eval/gmner_f1 to RUN/best_policy, for serving, as soon as it is found"
+    )
     resume: str = setting("auto", "auto: from the run's newest checkpoint; never; or a checkpoint folder")
     max_refill_rounds: int = setting(3, "times a step may fetch more groups for those without a signal", low=0)
 
@@ -285,6 +289,6 @@ class SftConfig(Section):
 
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig, DataConfig, WorldConfig, ModelConfig, PromptsConfig, EpisodeConfig, SearchConfig, RewardConfig,
-    RolloutConfig, LearnerConfig, AlgorithmConfig, TrainerConfig, EvalConfig, TrackingConfig, TagsConfig, SecotConfig,
-    SftConfig,
+    RolloutConfig, LearnerConfig, AlgorithmConfig, TrainerConfig, GuardConfig, EvalConfig, TrackingConfig, TagsConfig,
+    SecotConfig, SftConfig,
 )  # fmt: skip

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,13 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one run, in one folder."""
 
-    def __init__(self, root: Path, keep: int = 2) -> None:
-        """Keep the newest `keep` checkpoints under `root` (created on the first write)."""
+    def __init__(self, root: Path, keep: int = 2, protected: Collection[int] = ()) -> None:
+        """Keep the newest `keep` checkpoints under `root` (created on the first write), and those of these steps."""
         if keep < 1:
             raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
         self.root = root
         self.keep = keep
+        self.protected = frozenset(protected)
 
     @contextlib.contextmanager
     def begin(self, step: int, state: Mapping[str, Any]) -> Iterator[Path]:
@@ -147,6 +148,8 @@ class CheckpointStore:
 
     def _prune(self) -> None:
         for folder in self._all()[: -self.keep]:
+            if int(folder.name.removeprefix("step-")) in self.protected:
+                continue
             # Renamed first: a removal that is cut short must not leave half a `step-…`.
             doomed = folder.rename(self.root / f"tmp-old-{folder.name}")
             shutil.rmtree(doomed)

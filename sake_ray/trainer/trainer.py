@@ -4,67 +4,31 @@ Knows the Protocols of `sake_ray.interfaces` and nothing of Ray, vLLM or torch. 
 trains on at least one group, or is skipped and counted; every group of a step was sampled by the
 current weights; the checkpoint of a step holds everything the next one depends on and is written
 after the step's rows in the logs, so a resumed run equals an uninterrupted one (its time is in the next
-step's row).
+step's row); the policy with the best evaluation has a checkpoint from that evaluation on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from sake_ray.algorithms.advantage import group_advantages, has_signal
-from sake_ray.interfaces import CountedRollout, CountedSearch, LearnerClient, RewardClient, Stateful, Tracker
+from sake_ray.interfaces import CountedRollout, CountedSearch, LearnerClient, RewardClient, Tracker
 from sake_ray.metrics import JsonlLog, PhaseTimes, engine_metrics, rollout_metrics, trajectory_rows
 from sake_ray.search_metrics import pool_metrics
 from sake_ray.seeding import derive_seed
+from sake_ray.trainer.guard import Alert, CollapseGuard
+from sake_ray.trainer.parts import Checkpoints, Display, Evaluator, Sampler
+from sake_ray.trainer.timeline import phase_rows, worker_rows
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, Progress
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-
-class Sampler(Stateful, Protocol):
-    """Gives posts in a seeded order."""
-
-    def take(self, count: int) -> list[Example]:
-        """The next `count` posts."""
-        ...
-
-
-class Evaluator(Protocol):
-    """Scores the current policy on held-out posts."""
-
-    async def evaluate(self, step: int) -> Mapping[str, float]:
-        """`eval/…` metrics."""
-        ...
-
-
-class Checkpoints(Protocol):
-    """Where a run's state is kept."""
-
-    async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
-        """Write a checkpoint that is whole or absent; a step that has one already keeps it."""
-        ...
-
-
-class Display(Protocol):
-    """Shows people where the run is."""
-
-    def phase(self, step: int, name: str) -> None:
-        """A phase of a step begins."""
-        ...
-
-    def group_done(self, done: int, total: int) -> None:
-        """A group of the step has been scored."""
-        ...
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step has ended."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -79,10 +43,23 @@ class TrainerSettings:
     checkpoint_every: int
     advantage: str
     seed: int
+    best_by: str = ""  # the evaluation's metric that the best checkpoint has the highest of; empty: none is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best evaluation so far; of equals the earliest."""
+
+    step: int
+    value: float
 
 
 class StopRequested(Exception):
     """The user asked the run to end; the state of the last whole step has been saved."""
+
+
+class Collapsed(StopRequested):
+    """The guard ended the run; the state of its last step has been saved where every number of it was finite."""
 
 
 @dataclass
@@ -103,6 +80,10 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     evaluate_first: bool = True  # False: an earlier process has evaluated the untrained policy already
     unevaluated: Mapping[str, float] | None = None  # metrics of the last step, whose evaluation a stop cut off
+    best: Best | None = None
+    guard: CollapseGuard | None = None
+    alert_log: JsonlLog | None = None
+    timeline: JsonlLog | None = None
     on_step: Callable[[Progress], None] = lambda progress: None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _times: PhaseTimes = field(default_factory=PhaseTimes)  # since the last row was written
@@ -116,10 +97,11 @@ class Trainer:
 
         Raises:
             StopRequested: `request_stop` was called.
+            Collapsed: the guard says that the policy goes wrong, and is to stop the run then.
         """
         await self.learner.publish(self.progress.policy_version)
         if self.progress.step == 0 and self.evaluate_first and self.settings.eval_every:
-            self.tracker.log(await self._or_stop(self.evaluator.evaluate(0)), 0)
+            await self._evaluate_untrained()
         if self.unevaluated is not None:
             await self._evaluate_last_step(self.unevaluated)
         while self.progress.step < self.settings.total_steps:
@@ -148,7 +130,7 @@ class Trainer:
         with times.phase("update"):
             self.display.phase(step, "update")
             if batch:
-                metrics.update(await self.learner.update(batch))
+                metrics.update(await self._update(step, batch))
 
         with times.phase("publish"):
             self.display.phase(step, "publish")
@@ -158,7 +140,30 @@ class Trainer:
 
         self._advance(step, version, groups + dropped)
         metrics.update(self._step_metrics(groups, dropped))
-        await self._finish_step(step, metrics, groups + dropped)
+        await self._finish_step(step, metrics, groups + dropped, self._watch(step, metrics))
+
+    async def _update(self, step: int, batch: Sequence[Trajectory]) -> Mapping[str, float]:
+        try:
+            return await self.learner.update(batch)
+        except FloatingPointError as error:
+            if self.guard is not None:
+                self._tell(self.guard.broke(step, error))
+            raise
+
+    def _watch(self, step: int, metrics: dict[str, float]) -> list[Alert]:
+        """What the guard has to say of a step; how many of its rules are broken joins the metrics."""
+        if self.guard is None:
+            return []
+        alerts = self.guard.check(step, metrics)
+        metrics["train/alerts"] = float(self.guard.lasting)
+        self._tell(alerts)
+        return alerts
+
+    def _tell(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            log.warning("step %d: guard %s: %s", alert.step, alert.name, alert.message)
+        if alerts and self.alert_log is not None:
+            self.alert_log.append([alert.row() for alert in alerts])
 
     async def _search_counts(self) -> Mapping[str, float]:
         return await self.search.counts() if self.search is not None else {}
@@ -192,8 +197,11 @@ class Trainer:
             for sample in range(self.settings.group_size)
         ]
         group = await self.rollout.rollout(example, seeds=seeds)
-        for trajectory, reward in zip(group.trajectories, await self.rewards.score(group.trajectories), strict=True):
-            trajectory.reward = reward
+        began, started = time.time(), time.perf_counter()
+        rewards = await self.rewards.score(group.trajectories)
+        took = time.perf_counter() - started
+        for trajectory, reward in zip(group.trajectories, rewards, strict=True):
+            trajectory.reward, trajectory.score_began_s, trajectory.score_s = reward, began, took
         return group
 
     def _assign_advantages(self, groups: Sequence[TrajectoryGroup]) -> None:
@@ -224,45 +232,100 @@ class Trainer:
             log.warning("step %d: no group carried a signal; the step trained nothing", self.progress.step)
         return metrics
 
-    async def _finish_step(self, step: int, metrics: dict[str, float], groups: list[TrajectoryGroup]) -> None:
+    async def _finish_step(
+        self, step: int, metrics: dict[str, float], groups: list[TrajectoryGroup], alerts: Sequence[Alert]
+    ) -> None:
         last, times = step == self.settings.total_steps, self._times
-        cut_off = False
+        collapsed = next((alert for alert in alerts if alert.action == "stop"), None)
+        cut_off = best = False
         if last or _due(step, self.settings.eval_every):
             with times.phase("eval"):
                 self.display.phase(step, "eval")
                 try:
                     metrics.update(await self._or_stop(self.evaluator.evaluate(step)))
+                    best = self._is_best(step, metrics)
                 except StopRequested:
                     cut_off = True
         self.trajectory_log.append(trajectory_rows(groups, step, "train"))
         metrics.update(times.metrics())
         metrics["rollout/tokens_per_s"] = _sampled(groups) / max(times.seconds["rollout"], 1e-9)
+        self._draw(step, times, groups)
         if cut_off:
             self.unevaluated = metrics
         else:
             # Before the checkpoint: a resumed run writes no row of this step again, and a step whose metrics the
             # tracker refuses (NaN) must leave no checkpoint.
-            self.tracker.log(metrics, step)
+            self._log(step, metrics, collapsed)
         self._times = PhaseTimes()
         self.on_step(self.progress)
-        saved = last or _due(step, self.settings.checkpoint_every) or self._stop.is_set()
+        ends = self._stop.is_set() or collapsed is not None
+        saved = last or ends or best or _due(step, self.settings.checkpoint_every)
         if saved:
-            with self._times.phase("checkpoint"):
-                self.display.phase(step, "checkpoint")
-                await self.checkpoints.save(self.learner, self.state(), step)
+            await self._save(step, self._times)
+        if not cut_off:
+            self.display.step(step, metrics)
+        if collapsed is not None and not last:
+            raise Collapsed(f"stopped after step {step} by the guard ({collapsed.name}): {collapsed.message}")
         if cut_off:
             raise StopRequested(f"stopped after step {step}, before its evaluation")
-        self.display.step(step, metrics)
         if saved and self._stop.is_set() and not last:
             raise StopRequested(f"stopped after step {step}")
 
+    def _log(self, step: int, metrics: Mapping[str, float], collapsed: Alert | None) -> None:
+        try:
+            self.tracker.log(metrics, step)
+        except ValueError as error:
+            if collapsed is None:
+                raise
+            # A number that is not finite: what made it is in the weights, so the checkpoint before is the last one.
+            raise Collapsed(f"stopped in step {step} by the guard ({collapsed.name}): {collapsed.message}") from error
+
+    async def _save(self, step: int, times: PhaseTimes) -> None:
+        with times.phase("checkpoint"):
+            self.display.phase(step, "checkpoint")
+            await self.checkpoints.save(self.learner, self.state(), step)
+        self._draw(step, times)
+
+    def _is_best(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether no earlier evaluation was as good; remembers it."""
+        value = metrics.get(self.settings.best_by)
+        if value is None or (self.best is not None and value <= self.best.value):
+            return False
+        self.best = Best(step, value)
+        return True
+
+    def _draw(self, step: int, times: PhaseTimes, groups: Sequence[TrajectoryGroup] = ()) -> None:
+        """Write when what went on, once."""
+        if self.timeline is not None:
+            busy = worker_rows((trajectory for group in groups for trajectory in group.trajectories), step)
+            self.timeline.append(busy + phase_rows(times.spans, step))
+        times.spans.clear()
+
+    async def _evaluate_untrained(self) -> None:
+        """The baseline: the row of step 0, and its checkpoint, the best until an evaluation is better."""
+        times = PhaseTimes()
+        with times.phase("eval"):
+            metrics = await self._or_stop(self.evaluator.evaluate(0))
+        best = self._is_best(0, metrics)
+        self._draw(0, times)
+        self.tracker.log(metrics, 0)
+        if best:
+            with times.phase("checkpoint"):
+                await self.checkpoints.save(self.learner, self.state(), 0)
+            self._draw(0, times)
+
     async def _evaluate_last_step(self, metrics: Mapping[str, float]) -> None:
         """Make up for the evaluation that a stop cut off: its step's row is written only now."""
-        step = self.progress.step
+        step, times = self.progress.step, PhaseTimes()
         self.display.phase(step, "eval")
-        whole = {**metrics, **await self._or_stop(self.evaluator.evaluate(step))}
+        with times.phase("eval"):
+            whole = {**metrics, **await self._or_stop(self.evaluator.evaluate(step))}
         self.unevaluated = None
+        best = self._is_best(step, whole)
+        self._draw(step, times)
         self.tracker.log(whole, step)
+        if best:  # its checkpoint is there; that it is the best is not known yet
+            await self._save(step, times)
         self.display.step(step, whole)
 
     def state(self) -> dict[str, object]:
@@ -272,6 +335,8 @@ class Trainer:
             "sampler": self.sampler.state_dict(),
             "seed": self.settings.seed,
             "unevaluated": None if self.unevaluated is None else dict(self.unevaluated),
+            "best": None if self.best is None else {"step": self.best.step, "value": self.best.value},
+            "guard": None if self.guard is None else self.guard.state_dict(),
         }
 
     async def _or_stop(self, work: Coroutine[object, object, Result]) -> Result:

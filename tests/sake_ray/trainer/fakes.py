@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sake_ray.config.guard_section import GuardConfig
 from sake_ray.data.sampler import ExampleSampler
 from sake_ray.interfaces import LearnerClient, RolloutCounts
 from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.trainer.checkpoint import CheckpointStore
 from sake_ray.trainer.evaluator import GreedyEvaluator, Prediction
-from sake_ray.trainer.trainer import Trainer, TrainerSettings
+from sake_ray.trainer.guard import CollapseGuard
+from sake_ray.trainer.trainer import Best, Trainer, TrainerSettings
 from sake_ray.trajectory import Segment, Trajectory, TrajectoryGroup, Turn
 from sake_ray.types import (
     Answer,
@@ -46,7 +48,9 @@ SETTINGS = TrainerSettings(
     checkpoint_every=2,
     advantage="grpo",
     seed=5,
+    best_by="eval/gmner_f1",
 )
+GUARDED = GuardConfig()
 EVENTS = ("rollout", "reward", "update", "publish", "save", "greedy")
 
 
@@ -165,7 +169,8 @@ class StoredCheckpoints:
 
     store: CheckpointStore
 
-    async def save(self, learner: LearnerClient, state: Mapping[str, object], step: int) -> None:
+    async def save(self, learner: LearnerClient, state: Mapping[str, Any], step: int) -> None:
+        self.store.protected = frozenset() if state["best"] is None else frozenset({state["best"]["step"]})
         if not (self.store.root / f"step-{step:06d}").exists():
             await self.store.save(step, state, lambda folder: learner.save(folder / "learner"))
 
@@ -188,8 +193,8 @@ class SeenDisplay:
 
 
 def share_right(predictions: Sequence[Sequence[Prediction]], examples: Sequence[Example]) -> dict[str, float]:
-    """A score that changes with every prediction."""
-    return {"gmner_f1": digest([[p.text for p in said] for said in predictions], len(examples)) / 2**32}
+    """A score that changes with every prediction; 5 makes the second of three evaluations the best."""
+    return {"gmner_f1": digest(5, [[p.text for p in said] for said in predictions], len(examples)) / 2**32}
 
 
 @dataclass
@@ -209,6 +214,7 @@ class Run:
         *,
         posts: Sequence[Example] = POSTS,
         at: Callable[[int, str, Run], None] = lambda number, name, run: None,
+        guarded: GuardConfig = GUARDED,
     ) -> Run:
         """Open the run's folder; `at(number, name, run)` is called at every event."""
         events: list[str] = []
@@ -225,8 +231,10 @@ class Run:
         rollout = FakeRollout(happening)
         learner = FakeLearner(happening, rollout)
         sampler = ExampleSampler(posts, settings.seed)
-        progress = Progress()
+        progress, guard, best = Progress(), CollapseGuard(guarded), None
         if found is not None:
+            guard.load_state_dict(found.state["guard"])
+            best = None if found.state["best"] is None else Best(**found.state["best"])
             await learner.load(found.folder / "learner")
             sampler.load_state_dict(found.state["sampler"])
             progress = Progress(**found.state["progress"])
@@ -247,6 +255,10 @@ class Run:
             progress=progress,
             evaluate_first=found is None,
             unevaluated=unevaluated,
+            best=best,
+            guard=guard,
+            alert_log=JsonlLog(folder / "alerts.jsonl", resume_after=after),
+            timeline=JsonlLog(folder / "timeline.jsonl", resume_after=after),
         )
         run = Run(trainer, rollout, learner, display, events)
         return run
@@ -257,8 +269,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [dict(_timeless(json.loads(line))) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
+_CLOCK = ("rollout/tokens_per_s", "score_began_s", "score_s")
+
+
 def _timeless(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in row.items() if not key.startswith("time/") and key != "rollout/tokens_per_s")
+    return ((key, value) for key, value in row.items() if not key.startswith("time/") and key not in _CLOCK)
 
 
 @dataclass(frozen=True)
@@ -271,6 +286,7 @@ class Outcome:
     metrics: list[dict[str, Any]] = field(repr=False)
     trajectories: list[dict[str, Any]] = field(repr=False)
     evaluations: list[dict[str, Any]] = field(repr=False)
+    alerts: list[dict[str, Any]] = field(repr=False)
 
     @staticmethod
     def of(folder: Path) -> Outcome:
@@ -283,4 +299,5 @@ class Outcome:
             rows(folder / "metrics.jsonl"),
             rows(folder / "trajectories.jsonl"),
             rows(folder / "eval_trajectories.jsonl"),
+            rows(folder / "alerts.jsonl"),
         )

@@ -19,7 +19,7 @@ from sake_ray.trainer.trainer import StopRequested
 from tests.sake_ray.trainer import fakes
 from tests.sake_ray.trainer.fakes import SETTINGS, Outcome, Run, rows
 
-LOGS = ("metrics.jsonl", "trajectories.jsonl", "eval_trajectories.jsonl")
+LOGS = ("metrics.jsonl", "trajectories.jsonl", "eval_trajectories.jsonl", "alerts.jsonl", "timeline.jsonl")
 
 
 class Crash(Exception):
@@ -73,6 +73,8 @@ async def test_the_run_the_others_are_compared_with_is_no_trivial_one(whole: Out
     assert any(row.get("rollout/zero_signal_groups") for row in whole.metrics), "no refill ever happened"
     assert len({row["eval/gmner_f1"] for row in whole.metrics if "eval/gmner_f1" in row}) == 3
     assert whole.state["sampler"]["epoch"] >= 1, "the order of a later epoch never mattered"
+    assert [row["name"] for row in whole.alerts] == ["search_died"] and whole.alerts[0]["step"] == 3
+    assert whole.state["best"]["step"] == 3, "the best evaluation was the first or the last"
 
 
 async def test_three_steps_and_three_more_equal_six(tmp_path: Path, whole: Outcome) -> None:
@@ -117,7 +119,9 @@ async def test_stops_anywhere_change_nothing(
             continue
     await (await Run.start(folder)).trainer.run()
     left = Outcome.of(folder)
-    left.state["unevaluated"] = None  # of the last step: no later checkpoint says that it has been evaluated since
+    if left.state["unevaluated"] is not None:  # of the last step: no later checkpoint says what it was evaluated to
+        assert left.state["best"]["step"] == 3
+        left.state["unevaluated"] = None
     assert left == whole
 
 
@@ -147,7 +151,8 @@ async def test_an_evaluation_that_was_cut_off_is_made_up_for_even_if_the_run_the
         ("greedy", 3, 3),  # HELD_OUT has two posts: the evaluation after step 3
         ("update", 3, 3),
         ("publish", 5, 4),  # the first one is before step 1
-        ("save", 1, 2),
+        ("save", 1, 0),  # that of the untrained policy
+        ("save", 2, 2),
     ],
 )
 async def test_a_stop_keeps_every_step_that_has_been_trained(tmp_path: Path, event: str, count: int, kept: int) -> None:
@@ -299,7 +304,7 @@ async def test_the_times_of_a_step_are_whole_the_checkpoint_before_it_included(t
             await asyncio.sleep(0.03)
             await super().save(folder)
 
-    run = await Run.start(tmp_path)
+    run = await Run.start(tmp_path, replace(SETTINGS, best_by=""))
     run.trainer.learner = Slow(lambda name: None, run.rollout)
     await run.trainer.run()
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][1:]
@@ -310,7 +315,7 @@ async def test_the_times_of_a_step_are_whole_the_checkpoint_before_it_included(t
 
 
 async def test_the_checkpoint_rhythm_and_zero_for_only_at_the_end(tmp_path: Path) -> None:
-    every = await Run.start(tmp_path / "every")
+    every = await Run.start(tmp_path / "every", replace(SETTINGS, best_by=""))
     await every.trainer.run()
     assert [step for step, name in every.display.phases if name == "checkpoint"] == [2, 4, 6]
     end = await Run.start(tmp_path / "end", replace(SETTINGS, eval_every=0, checkpoint_every=0))
@@ -361,4 +366,4 @@ async def test_a_step_whose_loss_is_not_a_number_leaves_no_checkpoint(tmp_path: 
     run.trainer.learner = Diverged(lambda name: None, run.rollout)
     with pytest.raises(ValueError, match="train/loss=nan"):
         await run.trainer.run()
-    assert Outcome.of(tmp_path).step == 2
+    assert Outcome.of(tmp_path).step == 3
