@@ -36,20 +36,43 @@ def form(text: str) -> str:
 
 def pair_post(claims: Sequence[Claim], gold: Sequence[Gold], iou_threshold: float = IOU_THRESHOLD) -> PostPairs:
     """Pair a post's claims with its gold entities; boxes of both in one pixel space."""
+    forms = [form(claim.text) for claim in claims]
+    gold_forms = [form(entity.text) for entity in gold]
+    of_form = dict(zip(gold_forms, range(len(gold)), strict=True))
+    if len(of_form) < len(gold) or len(set(forms)) < len(forms):
+        return _pair_namesakes(claims, forms, gold, gold_forms, iou_threshold)
+    mner: list[int] = []
+    eeg: list[int] = []
+    gmner: list[int] = []
+    for claim, text in zip(claims, forms, strict=True):
+        entity = of_form.get(text, -1)
+        typed = entity >= 0 and _same_type(claim, gold[entity])
+        boxed = entity >= 0 and box_matches(claim.box, gold[entity].boxes, iou_threshold)
+        mner.append(entity if typed else -1)
+        eeg.append(entity if boxed else -1)
+        gmner.append(entity if typed and boxed else -1)
+    return PostPairs(tuple(mner), tuple(eeg), tuple(gmner))
+
+
+def _pair_namesakes(
+    claims: Sequence[Claim], forms: Sequence[str], gold: Sequence[Gold], gold_forms: Sequence[str], iou_threshold: float
+) -> PostPairs:
+    """Pair where a text occurs more than once on a side, so that claims may compete for an entity."""
     of_form: dict[str, list[int]] = {}
-    for index, entity in enumerate(gold):
-        of_form.setdefault(form(entity.text), []).append(index)
-    mner: list[list[int]] = []
-    eeg: list[list[int]] = []
-    gmner: list[list[int]] = []
-    for claim in claims:
-        same = of_form.get(form(claim.text), ())
-        typed = [j for j in same if claim.type.strip() == gold[j].type.strip()]
-        boxed = [j for j in same if box_matches(claim.box, gold[j].boxes, iou_threshold)]
-        mner.append(typed)
-        eeg.append(boxed)
-        gmner.append([j for j in typed if j in boxed])
-    return PostPairs(_paired(mner, len(gold)), _paired(eeg, len(gold)), _paired(gmner, len(gold)))
+    for index, text in enumerate(gold_forms):
+        of_form.setdefault(text, []).append(index)
+    same = [of_form.get(text, []) for text in forms]
+    typed = [[j for j in some if _same_type(claim, gold[j])] for claim, some in zip(claims, same, strict=True)]
+    boxed = [
+        [j for j in some if box_matches(claim.box, gold[j].boxes, iou_threshold)]
+        for claim, some in zip(claims, same, strict=True)
+    ]
+    both = [[j for j in some if j in others] for some, others in zip(typed, boxed, strict=True)]
+    return PostPairs(*(_paired(right, len(gold)) for right in (typed, boxed, both)))
+
+
+def _same_type(claim: Claim, gold: Gold) -> bool:
+    return claim.type == gold.type or claim.type.strip() == gold.type.strip()
 
 
 def _paired(right: list[list[int]], n_gold: int) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ its own. What is odd about it, on purpose:
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from rewards.entities import Claim, Gold
@@ -37,37 +38,67 @@ _NO_BOX, _NOWHERE = -1, -2
 # An IoU this far from the threshold falls on the same side of it in single precision.
 _CLOSE = 1e-3
 
-_Name = tuple[str, str]
-_Placed = tuple[str, str, int]
+_Triple = tuple[int, str, str, int]
+"""Post, text, type, place."""
+_Sets = tuple[set[_Triple], set[_Triple]]
+"""What is claimed, and what is gold."""
 
 
 def released_tallies(posts: Sequence[ReleasePost], types: Collection[str] | None = None) -> dict[Task, Tally]:
     """Counts of each task over posts; `types` are those of the data's task (None: predictions may have any)."""
-    tallies = {task: Tally() for task in Task}
-    for claims, rows in posts:
-        kept = _of_types(claims, types)
-        tally = tallies[Task.MNER]
-        said, true = _names(kept), _names(rows)
-        tally.claimed.update([kind for _, kind in said])
-        tally.gold.update([kind for _, kind in true])
-        tally.right.update([kind for _, kind in said & true])
-        for task, (placed, known) in _box_tasks(kept, rows):
-            tally = tallies[task]
-            tally.claimed.update([kind for _, kind, _ in placed])
-            tally.gold.update([kind for _, kind, _ in known])
-            tally.right.update([kind for _, kind, _ in placed & known])
-    return tallies
+    return {
+        task: Tally(*(Counter([one[2] for one in some]) for some in (claimed & gold, claimed, gold)))
+        for task, (claimed, gold) in _triples(posts, types).items()
+    }
 
 
-def released_counts(post: ReleasePost, types: Collection[str] | None = None) -> dict[Task, tuple[int, int, int]]:
-    """(right, claimed, gold) of one post in each task; a post that drops out has none of anything."""
-    claims, rows = _of_types(post[0], types), post[1]
-    said, true = _names(claims), _names(rows)
-    counts = dict.fromkeys(Task, (0, 0, 0))
-    counts[Task.MNER] = (len(said & true), len(said), len(true))
-    for task, (placed, known) in _box_tasks(claims, rows):
-        counts[task] = (len(placed & known), len(placed), len(known))
-    return counts
+def released_counts(
+    posts: Sequence[ReleasePost], types: Collection[str] | None = None
+) -> list[dict[Task, tuple[int, int, int]]]:
+    """(right, claimed, gold) of each post in each task; a post that drops out has none of anything."""
+    counted = {
+        task: [Counter([one[0] for one in some]) for some in (claimed & gold, claimed, gold)]
+        for task, (claimed, gold) in _triples(posts, types).items()
+    }
+    return [
+        {task: (right[at], claimed[at], gold[at]) for task, (right, claimed, gold) in counted.items()}
+        for at in range(len(posts))
+    ]
+
+
+def _triples(posts: Sequence[ReleasePost], types: Collection[str] | None) -> dict[Task, _Sets]:
+    """The triples of every post together: a few large sets are made much quicker than many small ones."""
+    kept = [(at, _of_types(claims, types), rows) for at, (claims, rows) in enumerate(posts)]
+    said = {(at, claim.text, claim.type, 0) for at, claims, _ in kept for claim in claims}
+    true = {(at, row.text, row.type, 0) for at, _, rows in kept for row in rows}
+    both = [(at, claims, rows) for at, claims, rows in kept if claims and rows]
+    boxed: dict[tuple[int, str], list[tuple[int, Quad]]] = {}
+    known: list[_Triple] = []
+    for at, _, rows in both:
+        for number, row in enumerate(rows):
+            known.append((at, row.text, row.type, number if row.boxes else _NO_BOX))
+            if row.boxes:
+                boxed.setdefault((at, row.text), []).append((number, row.boxes[0]))
+    placed = [
+        (at, c.text, c.type, _NO_BOX if c.box is None else _landing(c.box, boxed.get((at, c.text), ())))
+        for at, claims, _ in both
+        for c in claims
+    ]
+    return {
+        Task.MNER: (said, true),
+        Task.EEG: _with_second_counts(
+            {(at, text, "", place) for at, text, _, place in placed},
+            {(at, text, "", place) for at, text, _, place in known},
+        ),
+        Task.GMNER: _with_second_counts(set(placed), set(known)),
+    }
+
+
+def _with_second_counts(placed: set[_Triple], known: set[_Triple]) -> _Sets:
+    """The claims that are no gold, once more as their name without a box where gold has the name."""
+    wrong = placed - known
+    names = {one[:3] for one in known} if wrong else set()
+    return placed | {(*one[:3], _NO_BOX) for one in wrong if one[:3] in names}, known
 
 
 def _of_types(claims: Sequence[Claim], types: Collection[str] | None) -> Sequence[Claim]:
@@ -76,36 +107,8 @@ def _of_types(claims: Sequence[Claim], types: Collection[str] | None) -> Sequenc
     return [claim for claim in claims if claim.type in types or claim.type == NO_TYPE]
 
 
-def _names(entities: Sequence[Claim] | Sequence[Gold]) -> set[_Name]:
-    return {(entity.text, entity.type) for entity in entities}
-
-
-def _box_tasks(claims: Sequence[Claim], rows: Sequence[Gold]) -> list[tuple[Task, tuple[set[_Placed], set[_Placed]]]]:
-    """For EEG and GMNER the triples claimed and the gold ones; nothing for a post that drops out."""
-    if not claims or not rows:
-        return []
-    places = [at if row.boxes else _NO_BOX for at, row in enumerate(rows)]
-    landed = [_landing(claim, rows) for claim in claims]
-    found = []
-    for task in (Task.EEG, Task.GMNER):
-        typed = task is Task.GMNER
-        known = {(row.text, row.type if typed else "", at) for row, at in zip(rows, places, strict=True)}
-        placed = {(claim.text, claim.type if typed else "", at) for claim, at in zip(claims, landed, strict=True)}
-        wrong = placed - known
-        if wrong:
-            names = {name[:2] for name in known}
-            placed |= {(text, kind, _NO_BOX) for text, kind, _ in wrong if (text, kind) in names}
-        found.append((task, (placed, known)))
-    return found
-
-
-def _landing(claim: Claim, rows: Sequence[Gold]) -> int:
-    if claim.box is None:
-        return _NO_BOX
-    for at, row in enumerate(rows):
-        if row.text == claim.text and row.boxes and _overlaps(claim.box, row.boxes[0]):
-            return at
-    return _NOWHERE
+def _landing(box: Quad, rows: Sequence[tuple[int, Quad]]) -> int:
+    return next((number for number, row in rows if _overlaps(box, row)), _NOWHERE)
 
 
 def _overlaps(a: Quad, b: Quad) -> bool:

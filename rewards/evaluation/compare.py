@@ -15,7 +15,7 @@ from rewards.evaluation.markdown import number, provenance_line, table
 from rewards.evaluation.record_files import read_records
 from rewards.evaluation.records import PostRecord
 from rewards.evaluation.report import read_report
-from rewards.evaluation.resample import Counts, paired, sign_test
+from rewards.evaluation.resample import Counts, Sign, paired, sign_test
 from rewards.evaluation.scored import TASKS, Scored
 from rewards.f1 import f1_score
 from rewards.matching import Task
@@ -82,14 +82,23 @@ def compare_records(
         if _gold(sides[0][name]) != _gold(sides[1][name]):
             raise DataError(f"post {name} has another gold in {names[0]} than in {names[1]}")
     scored = [Scored.of([record for name in shared for record in side[name]]) for side in sides]
+    sides_of = {protocol: [_counts(one, protocol, task) for one in scored] for protocol in PROTOCOLS}
+    tables = {
+        f"{protocol} {one.value}": (a_side[one], b_side[one])
+        for protocol, (a_side, b_side) in sides_of.items()
+        for one in TASKS
+    }
+    boots = paired(tables, resamples=resamples, seed=seed)
     protocols = {
-        protocol: _compare(
-            *(_counts(one, protocol, task) for one in scored),
-            shared=len(shared),
-            resamples=resamples,
-            seed=seed,
-            drops=protocol == "release",
-        )
+        protocol: {
+            one.value: {
+                "bootstrap": boots[f"{protocol} {one.value}"],
+                "sign": asdict(
+                    _sign(*tables[f"{protocol} {one.value}"], protocol == "release" and one is not Task.MNER)
+                ),
+            }
+            for one in TASKS
+        }
         for protocol in PROTOCOLS
     }
     return {
@@ -139,19 +148,16 @@ def _counts(scored: Scored, protocol: str, task: str) -> _Side:
     return {one: [[counts[at][one] for at in chosen] for chosen in samples] for one in TASKS}
 
 
-def _compare(a: _Side, b: _Side, *, shared: int, resamples: int, seed: int, drops: bool) -> dict[str, Any]:
-    found = {}
-    for task in TASKS:
-        posts: tuple[list[float], list[float]] = ([], [])
-        for at in range(shared):
-            sides = [[sample[at] for sample in side[task]] for side in (a, b)]
-            # A post that dropped out on one side was not answered there; it is no win for either.
-            tie = drops and task is not Task.MNER and any(not any(counts) for side in sides for counts in side)
-            for scores, side in zip(posts, sides, strict=True):
-                scores.append(0.0 if tie else sum(f1_score(*counts) for counts in side) / len(side))
-        boot = paired(a[task], b[task], resamples=resamples, seed=seed)
-        found[task.value] = {"bootstrap": boot, "sign": asdict(sign_test(*posts))}
-    return found
+def _sign(a: Sequence[Sequence[Counts]], b: Sequence[Sequence[Counts]], drops: bool) -> Sign:
+    """The sign test of each post's F1; `drops` where a post without any counts was left out, not answered rightly."""
+    posts: tuple[list[float], list[float]] = ([], [])
+    for at in range(len(a[0])):
+        sides = [[sample[at] for sample in side] for side in (a, b)]
+        # A post that dropped out on one side is no win for either.
+        tie = drops and any(not any(counts) for side in sides for counts in side)
+        for scores, side in zip(posts, sides, strict=True):
+            scores.append(0.0 if tie else sum(f1_score(*counts) for counts in side) / len(side))
+    return sign_test(*posts)
 
 
 def _by_id(records: Sequence[PostRecord]) -> dict[str, list[PostRecord]]:

@@ -200,8 +200,8 @@ def _confidence(
     if not resamples:
         return {}
     counts = scored.counts(protocol, task)
+    tables = {one.value: [[counts[at][one] for at in chosen] for chosen in samples] for one in TASKS}
     found: dict[str, Any] = {"level": LEVEL, "resamples": resamples, "seed": seed, "samples": len(samples)}
-    for one in TASKS:
-        table = [[counts[at][one] for at in chosen] for chosen in samples]
-        found[one.value] = intervals(table, resamples=resamples, seed=seed) | spread_of_samples(table)
+    for name, part in intervals(tables, resamples=resamples, seed=seed).items():
+        found[name] = part | spread_of_samples(tables[name])
     return found

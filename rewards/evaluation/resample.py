@@ -8,7 +8,7 @@ whole. numpy is imported on first use.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Array = NDArray[float64]
 
 LEVEL = 0.95
-_AT_ONCE = 4_000_000  # draws of a post held in memory together
+_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_AT_ONCE = 1_000_000  # draws of a post held in memory together
 
 Counts = tuple[int, int, int]
 METRICS = ("micro_precision", "micro_recall", "micro_f1")
@@ -35,24 +36,28 @@ class Sign:
     p: float
 
 
-def intervals(counts: Sequence[Sequence[Counts]], *, resamples: int, seed: int) -> dict[str, dict[str, float]]:
-    """For each micro metric, in percent, its value (the mean over samples) and its interval.
+def intervals(
+    tables: Mapping[str, Sequence[Sequence[Counts]]], *, resamples: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """For each table, for each micro metric in percent, its value (the mean over samples) and its interval.
 
     Args:
-        counts: for each sample, the counts of each post, posts in one order.
-        resamples: how many times the posts are drawn.
+        tables: by name, for each sample, the counts of each post; posts in one order, the same in all.
+        resamples: how many times the posts are drawn, once for all tables.
         seed: of the draws.
     """
     import numpy
 
-    table = _table(counts)
-    value = _metrics(table.sum(axis=1)[None])[0]
-    drawn = numpy.concatenate([_metrics(part) for part in _draws(table, resamples, seed)])
-    low, high = numpy.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {
-        name: {"value": float(value[at]), "low": float(low[at]), "high": float(high[at])}
-        for at, name in enumerate(METRICS)
-    }
+    arrays = [_table(counts) for counts in tables.values()]
+    found = {}
+    for name, table, sums in zip(tables, arrays, _draws(arrays, resamples, seed), strict=True):
+        value = _metrics(table.sum(axis=1)[None])[0]
+        low, high = numpy.quantile(_metrics(sums), _ENDS, axis=0)
+        found[name] = {
+            metric: {"value": float(value[at]), "low": float(low[at]), "high": float(high[at])}
+            for at, metric in enumerate(METRICS)
+        }
+    return found
 
 
 def spread_of_samples(counts: Sequence[Sequence[Counts]]) -> dict[str, Any]:
@@ -64,32 +69,32 @@ def spread_of_samples(counts: Sequence[Sequence[Counts]]) -> dict[str, Any]:
 
 
 def paired(
-    a: Sequence[Sequence[Counts]], b: Sequence[Sequence[Counts]], *, resamples: int, seed: int
-) -> dict[str, float]:
-    """The difference of micro F1, B less A, in percent, with its interval and a two-sided p.
+    tables: Mapping[str, tuple[Sequence[Sequence[Counts]], Sequence[Sequence[Counts]]]], *, resamples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """For each pair of tables (A, B) the difference of micro F1, B less A, in percent, with its interval and p.
 
-    p is twice the share of draws on the other side of 0 (a draw at 0 counts on both), never under 1 / resamples.
+    Both of a pair are of the same posts in one order, which are drawn together. p is two-sided: twice the share of
+    draws on the other side of 0 (a draw at 0 counts on both), never under 1 / resamples.
     """
     import numpy
 
-    one, other = _table(a), _table(b)
-    before, after = (_metrics(table.sum(axis=1)[None])[0][2] for table in (one, other))
-    drawn = numpy.concatenate(
-        [
-            _metrics(second)[:, 2] - _metrics(first)[:, 2]
-            for first, second in zip(_draws(one, resamples, seed), _draws(other, resamples, seed), strict=True)
-        ]
-    )
-    low, high = numpy.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum())) / resamples
-    return {
-        "a": float(before),
-        "b": float(after),
-        "difference": float(after - before),
-        "low": float(low),
-        "high": float(high),
-        "p": max(min(1.0, 2 * tail), 1 / resamples),
-    }
+    arrays = [_table(side) for pair in tables.values() for side in pair]
+    drawn = [_metrics(sums)[:, 2] for sums in _draws(arrays, resamples, seed)]
+    whole = [float(_metrics(table.sum(axis=1)[None])[0][2]) for table in arrays]
+    found = {}
+    for at, name in enumerate(tables):
+        difference = drawn[2 * at + 1] - drawn[2 * at]
+        low, high = numpy.quantile(difference, _ENDS)
+        tail = min(int((difference <= 0).sum()), int((difference >= 0).sum())) / resamples
+        found[name] = {
+            "a": whole[2 * at],
+            "b": whole[2 * at + 1],
+            "difference": whole[2 * at + 1] - whole[2 * at],
+            "low": float(low),
+            "high": float(high),
+            "p": max(min(1.0, 2 * tail), 1 / resamples),
+        }
+    return found
 
 
 def sign_test(a: Sequence[float], b: Sequence[float]) -> Sign:
@@ -108,20 +113,24 @@ def _table(counts: Sequence[Sequence[Counts]]) -> Array:
     return numpy.array(counts, dtype=float).reshape(len(counts), -1, 3)
 
 
-def _draws(table: Array, resamples: int, seed: int) -> Iterator[Array]:
-    """Summed counts of each draw, draws x samples x 3, some draws at a time."""
+def _draws(tables: Sequence[Array], resamples: int, seed: int) -> list[Array]:
+    """For each table the summed counts of each draw, draws x samples x 3; a draw takes the same posts of all."""
     import numpy
 
-    samples, posts, _ = table.shape
-    flat = table.transpose(1, 0, 2).reshape(posts, samples * 3)
+    posts = tables[0].shape[1]
+    columns = numpy.concatenate([table.transpose(1, 0, 2).reshape(posts, -1) for table in tables], axis=1)
     random = numpy.random.default_rng(seed)
     step = max(1, _AT_ONCE // max(1, posts))
+    parts = []
     for start in range(0, resamples, step):
         some = min(step, resamples - start)
         chosen = random.integers(0, posts, (some, posts), dtype=numpy.int64)
         chosen += numpy.arange(some, dtype=numpy.int64)[:, None] * posts
         weights = numpy.bincount(chosen.ravel(), minlength=some * posts).reshape(some, posts)
-        yield (weights.astype(float) @ flat).reshape(some, samples, 3)
+        parts.append(weights.astype(float) @ columns)
+    ends = numpy.cumsum([table.shape[0] * 3 for table in tables])[:-1]
+    split = numpy.split(numpy.concatenate(parts), ends, axis=1)
+    return [part.reshape(resamples, -1, 3) for part in split]
 
 
 def _metrics(sums: Array) -> Array:

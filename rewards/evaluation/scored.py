@@ -85,8 +85,7 @@ class Scored:
     def counts(self, protocol: str, task: str) -> list[dict[Task, Counts]]:
         """Each record's counts in each task, under a protocol."""
         if protocol == "release":
-            types = entity_types(task)
-            return [released_counts(released_post(record), types) for record in self.records]
+            return released_counts([released_post(record) for record in self.records], entity_types(task))
         return [
             {one: (sum(at >= 0 for at in pair.of(one)), len(record.claims), len(record.gold)) for one in TASKS}
             for record, pair in zip(self.records, self.pairs, strict=True)

@@ -22,7 +22,7 @@ FAR: Quad = (500, 500, 600, 600)
 
 def counts(claims: list[tuple[str, str, Quad | None]], gold: list[tuple[str, str, Quad | None]]) -> tuple[int, ...]:
     rows = [Gold(text, kind, () if box is None else (box,)) for text, kind, box in gold]
-    return released_counts(([Claim(*claim) for claim in claims], rows))[Task.GMNER]
+    return released_counts([([Claim(*claim) for claim in claims], rows)])[0][Task.GMNER]
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_how_names_and_boxes_are_counted(claims: Any, gold: Any, expected: tuple
 
 def test_a_type_the_task_does_not_have_is_left_out_before_anything_else() -> None:
     post = ([Claim("Ada", "HUMAN", A)], [Gold("Ada", "PER", (A,))])
-    assert released_counts(post)[Task.EEG] == (1, 1, 1)
-    assert released_counts(post, {"PER"}) == {Task.MNER: (0, 0, 1), Task.EEG: (0, 0, 0), Task.GMNER: (0, 0, 0)}
+    assert released_counts([post])[0][Task.EEG] == (1, 1, 1)
+    assert released_counts([post], {"PER"})[0] == {Task.MNER: (0, 0, 1), Task.EEG: (0, 0, 0), Task.GMNER: (0, 0, 0)}
 
 
 FAR_BOX = [500, 500, 600, 600]
