@@ -1,22 +1,29 @@
 """The search worker as a Ray actor: it knows its node, and what it counts stands on Ray's metrics port.
 
-Knows nothing of tools. Always holds: what is exported are the worker's own counts, a few seconds old at most.
+Knows nothing of tools. Always holds: what is exported are the worker's own counts, a few seconds old at most, and the
+latency of every search, tagged with actor and provider.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import ray
+from ray.util.metrics import Counter, Gauge, Histogram
 
-from actors.search_worker import SearchWorker
+from actors.search_worker import Busy, SearchWorker
+from envs.search_counts import LATENCY_EDGES_S
 from envs.tools.base import SearchTool
+from sake_ray.search_metrics import BUCKET
+from sake_ray.types import ImageSearch, Observation, TextSearch
 
 logger = logging.getLogger(__name__)
 
 _EXPORT_EVERY_S = 2.0
+_TAGS = ("actor", "provider")
 
 
 class SearchActor(SearchWorker):
@@ -25,7 +32,30 @@ class SearchActor(SearchWorker):
     def __init__(self, name: str, make_tool: Callable[[], SearchTool], *, max_pending: int = 256) -> None:
         super().__init__(name, make_tool, max_pending=max_pending)
         self.node = ray.get_runtime_context().get_node_id()
+        self._tags = {"actor": name, "provider": str(getattr(make_tool, "provider", ""))}
+        self._latency = Histogram(
+            "sake_ray_search_latency_s", "seconds of a search", boundaries=list(LATENCY_EDGES_S), tag_keys=_TAGS
+        )
         self._exporting: asyncio.Task[None] | None = None
+
+    async def search(
+        self,
+        example_id: str,
+        action: TextSearch | ImageSearch,
+        timeout_s: float,
+        *,
+        node: str = "",
+        remembered: int = 0,
+        waited_s: float = 0.0,
+    ) -> Observation | Busy:
+        """See `SearchWorker.search`."""
+        begin = time.perf_counter()
+        answer = await super().search(
+            example_id, action, timeout_s, node=node, remembered=remembered, waited_s=waited_s
+        )
+        if not isinstance(answer, Busy):
+            self._latency.observe(time.perf_counter() - begin, self._tags)
+        return answer
 
     async def counts(self) -> dict[str, float]:
         """See `SearchWorker.counts`; the first call, which waits for the actor to be ready, also starts the export."""
@@ -41,22 +71,20 @@ class SearchActor(SearchWorker):
         await super().close()
 
     async def _export(self) -> None:
-        from ray.util.metrics import Counter, Gauge
-
         counters: dict[str, Counter] = {}
         exported: dict[str, float] = {}
-        pending = Gauge("sake_ray_search_pending", "queries a search worker has under way", tag_keys=("actor",))
-        pending.set_default_tags({"actor": self.name})
+        pending = Gauge("sake_ray_search_pending", "queries a search worker has under way", tag_keys=_TAGS)
         while True:
             counts = await super().counts()
-            pending.set(counts.pop("pending"))
+            pending.set(counts.pop("pending"), self._tags)
             for name, value in counts.items():
+                if name.startswith(BUCKET) or name == "latency_s":  # the histogram has them
+                    continue
                 if name not in counters:
                     series = "".join(char if char.isalnum() else "_" for char in name)
-                    counters[name] = Counter(f"sake_ray_search_{series}", f"search: {name}", tag_keys=("actor",))
-                    counters[name].set_default_tags({"actor": self.name})
+                    counters[name] = Counter(f"sake_ray_search_{series}", f"search: {name}", tag_keys=_TAGS)
                 if (more := value - exported.get(name, 0.0)) > 0:
-                    counters[name].inc(more)
+                    counters[name].inc(more, self._tags)
                     exported[name] = value
             await asyncio.sleep(_EXPORT_EVERY_S)
 

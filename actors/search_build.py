@@ -28,6 +28,11 @@ class ToolSpec:
     max_pixels: int
 
     @property
+    def provider(self) -> str:
+        """The provider's name, for metrics."""
+        return self.settings.provider
+
+    @property
     def web(self) -> bool:
         """Whether the tool asks a service on the web, query by query."""
         return is_web(self.settings.provider)

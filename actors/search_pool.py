@@ -195,7 +195,7 @@ class SearchPool:
                     left = timeout_s - (time.perf_counter() - begin)
                     if left <= 0:
                         return tuple(failed(action, SearchFailure.TIMEOUT))
-                    answer = await self._ask(worker, example_id, action, left)
+                    answer = await self._ask(worker, example_id, action, left, timeout_s - left)
                     if not isinstance(answer, Busy):
                         return answer
                     await asyncio.sleep(random.uniform(*_BACKOFF_S))
@@ -206,12 +206,14 @@ class SearchPool:
             return tuple(failed(action, SearchFailure.TIMEOUT))
 
     async def _ask(
-        self, worker: Any, example_id: str, action: TextSearch | ImageSearch, timeout_s: float
+        self, worker: Any, example_id: str, action: TextSearch | ImageSearch, timeout_s: float, waited_s: float
     ) -> tuple[QueryResult, ...] | Busy:
         # What this copy answered itself, or let one call answer for several, since it asked last.
         remembered, self._remembered = self._remembered + self._asking.joined, 0
         self._asking.joined = 0
-        call = worker.search.remote(example_id, action, timeout_s, node=self._here(), remembered=remembered)
+        call = worker.search.remote(
+            example_id, action, timeout_s, node=self._here(), remembered=remembered, waited_s=waited_s
+        )
         try:
             answer: Observation | Busy = await call
         except asyncio.CancelledError:

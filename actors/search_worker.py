@@ -59,7 +59,7 @@ class SearchWorker:
         self._tool = make_tool()
         self._max_pending = max_pending
         self._pending = 0
-        self._counts = {"searches": 0.0, "turned_away": 0.0, "remembered": 0.0}
+        self._counts = {"searches": 0.0, "turned_away": 0.0, "remembered": 0.0, "queue_s": 0.0}
 
     def __repr__(self) -> str:
         return self.name
@@ -72,11 +72,12 @@ class SearchWorker:
         *,
         node: str = "",
         remembered: int = 0,
+        waited_s: float = 0.0,
     ) -> Observation | Busy:
         """Ask the tool on behalf of a post.
 
         `node` is where the caller lives: to another machine pictures go as bytes. `remembered` answers the caller gave
-        itself since it asked last.
+        itself since it asked last, and this search has waited there for `waited_s` seconds.
         """
         self._counts["remembered"] += remembered
         queries = len(action.queries)
@@ -84,6 +85,7 @@ class SearchWorker:
             self._counts["turned_away"] += 1
             return Busy(self._pending)
         self._counts["searches"] += 1
+        self._counts["queue_s"] += waited_s
         self._pending += queries
         try:
             observation = await self._ask(example_id, action, timeout_s)
@@ -94,7 +96,8 @@ class SearchWorker:
     async def counts(self) -> dict[str, float]:
         """What it and its tool have counted, and how many queries are pending."""
         own = self._counts | {"pending": float(self._pending)}
-        return own | dict(self._tool.counts()) if isinstance(self._tool, Counting) else own
+        tools = self._tool.counts() if isinstance(self._tool, Counting) else {}
+        return {name: own.get(name, 0.0) + tools.get(name, 0.0) for name in {**own, **tools}}
 
     async def close(self) -> None:
         """Let the tool let go of what it holds."""

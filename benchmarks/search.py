@@ -5,7 +5,8 @@
 A canned service runs in a process of its own on loopback. Bare aiohttp asks it, then the tool in this process does
 (limiter and store around it), then the search pool (real Ray actors), and both again for what is kept by now. An empty
 Ray call says how much of the pool's time is Ray's: an uncached search takes one to the worker and one to the limiter.
-Figures are of this machine and this run; look at the ratios. Always holds: both sides send the same queries to the same server, with the same number under way.
+Figures are of this machine and this run; look at the ratios. Always holds: both sides send the same queries to the same
+server, with the same number under way.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 import ray
 from aiohttp import web
@@ -63,6 +65,31 @@ async def test_a_recording_is_repeated_without_the_service_failures_included(loc
 
 
 @pytest.mark.integration
+async def test_what_is_counted_stands_on_rays_metrics_port(local_ray: None, tmp_path: Path) -> None:
+    await _names_free()
+    settings = SearchConfig(provider="local", root=str(_folder(tmp_path / "folder")))
+    pool = SearchPool.start(ToolSpec(settings, "", tmp_path, 1_000_000), PoolSettings(20.0), workers=1)
+    await pool.ready()
+    await pool.search(POSTS[0], ACTIONS[0])
+    wanted = {
+        'sake_ray_search_latency_s_count{.*actor="search-0".*provider="local".*} 1',
+        'sake_ray_search_searches_total{.*actor="search-0".*} 1',
+        'sake_ray_search_pending{.*actor="search-0".*} 0',
+    }
+    port = ray.nodes()[0]["MetricsExportPort"]
+    async with aiohttp.ClientSession() as session:
+        for _ in range(60):  # Ray passes metrics on every ten seconds
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                page = await response.text()
+            missing = {series for series in wanted if not re.search(series, page)}
+            if not missing:
+                break
+            await asyncio.sleep(1)
+    await pool.shutdown()
+    assert not missing
+
+
+@pytest.mark.integration
 async def test_a_key_is_used_and_found_nowhere(local_ray: None, tmp_path: Path) -> None:
     key_file = tmp_path / "secret" / "keys"
     key_file.parent.mkdir()
@@ -82,10 +109,7 @@ async def test_a_key_is_used_and_found_nowhere(local_ray: None, tmp_path: Path) 
 
 
 async def _ask_everything(settings: SearchConfig, cache: Path) -> tuple[list[Observation], dict[str, float]]:
-    for _ in range(100):  # Ray frees a dead actor's name a moment later
-        if not _is_taken("search-0") and not _is_taken("search-1"):
-            break
-        await asyncio.sleep(0.1)
+    await _names_free()
     spec = ToolSpec(settings, "", cache, 1_000_000)
     pool = SearchPool.start(spec, PoolSettings(20.0, per_query=spec.web), workers=2)
     try:
@@ -132,6 +156,14 @@ def _folder(folder: Path) -> Path:
     ]
     build_local_index(folder, articles)
     return folder
+
+
+async def _names_free() -> None:
+    """Ray frees a dead actor's name a moment later."""
+    for _ in range(100):
+        if not _is_taken("search-0") and not _is_taken("search-1"):
+            break
+        await asyncio.sleep(0.1)
 
 
 def _is_taken(name: str) -> bool:
