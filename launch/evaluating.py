@@ -39,6 +39,7 @@ from sake_ray.config.config import Config
 from sake_ray.config.identity import FREE
 from sake_ray.config.values import Value
 from sake_ray.data.problems import DataError
+from sake_ray.pages import evaluation_page
 from sake_ray.prompts import Prompts, load_direct_prompts, load_prompts
 from sake_ray.trainer.checkpoint import MANIFEST
 from sake_ray.types import Example
@@ -169,7 +170,7 @@ def finish(
     data: DataSet,
     provenance: Provenance,
 ) -> dict[str, Any]:
-    """Write the report of what is in the folder; returns it.
+    """Write the report of what is in the folder, and its page; returns the report.
 
     Raises:
         DataError: no post has an answer, or tags.file is of other posts.
@@ -203,6 +204,7 @@ def finish(
         money = options.price_in * file.total("prompt_tokens") + options.price_out * file.total("sampled_tokens")
         report["cost"]["price_per_post"] = money / 1e6 / len(examples)
     write_report(options.output, records, report)
+    evaluation_page.write(options.output)
     scores = ", ".join(f"{name} F1 {report[name]['micro_f1']:.2f}" for name in ("gmner", "eeg", "mner"))
     log.info("%s on %d posts (%s): %s", scores, report["posts"], options.protocol, options.output / "report.md")
     return report
