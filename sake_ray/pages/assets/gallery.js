@@ -46,7 +46,7 @@ for (const facet of meta.facets) {
 const sorter = control("Order", make("select", { id: "sort" }, meta.sorts.map((one) => make("option", { value: one.key }, one.label))));
 sorter.addEventListener("change", () => { state.sort = sorter.value; apply(); });
 const reset = make("button", { type: "button" }, "Clear");
-reset.addEventListener("click", () => { load(new URLSearchParams()); search.focus(); });
+reset.addEventListener("click", () => { load(new URLSearchParams()); });
 controls.append(reset);
 
 function apply() {

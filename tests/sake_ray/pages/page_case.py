@@ -30,7 +30,8 @@ def make_row(
     searched = pick.random() < 0.5
     turns: list[dict[str, Any]] = []
     if searched:
-        result: dict[str, Any] = {"query": name, "status": "success", "reason": None, "text": f"{name} is of type {first}. {HOSTILE}",
+        found = f"{name} is of type {first}. {HOSTILE}"
+        result: dict[str, Any] = {"query": name, "status": "success", "reason": None, "text": found,
                   "images": 0, "pictures": [], "cached": False}  # fmt: skip
         asked = f'<reason>who is {name}?</reason><text_search>[{{"query": "{name}"}}]</text_search>'
         turns.append(
