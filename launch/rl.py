@@ -22,7 +22,7 @@ import ray
 
 from actors.placement import init_ray
 from launch.display import RunDisplay
-from launch.held_out import strict_scores
+from launch.held_out import held_out_scores
 from launch.job_data import DataSet, load_data
 from launch.pools import Pools, running_pools
 from launch.run_checkpoints import BEST_BY, RunCheckpoints, find_checkpoint, read_best
@@ -171,7 +171,7 @@ def make_trainer(
         evaluator=GreedyEvaluator(
             pools.rollout,
             data.held_out,
-            strict_scores,
+            held_out_scores,
             min_pixels=config.data.min_pixels,
             max_pixels=config.data.max_pixels,
             trajectory_log=eval_log,

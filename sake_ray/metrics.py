@@ -179,7 +179,14 @@ def _row(trajectory: Trajectory, step: int, kind: str) -> dict[str, Any]:
         "image": "" if trajectory.example.image.standin is not None else trajectory.example.image.path,
         "image_size": [trajectory.example.image.width, trajectory.example.image.height],
         "gold": [
-            {"entity": e.text, "type": e.type, "boxes": [box.as_list() for box in e.boxes], "difficulty": e.difficulty}
+            {
+                "entity": e.text,
+                "type": e.type,
+                "boxes": [box.as_list() for box in e.boxes],
+                "difficulty": e.difficulty,
+                "coarse": e.coarse_type,
+                "seen": e.seen,
+            }
             for e in trajectory.example.entities
         ],
         "turns": [

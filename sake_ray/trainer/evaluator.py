@@ -1,6 +1,6 @@
 """Held-out evaluation during training: greedy episodes, strict scores and search behaviour.
 
-Knows nothing of how entities are matched (`score_posts` is handed in) nor where episodes run. Always
+Knows nothing of how entities are matched or posts sliced (`score_posts` is handed in) nor where episodes run. Always
 holds: every post counts, a malformed or truncated episode as an empty answer; predicted boxes are scored
 in original pixels; an evaluation that was cut short leaves nothing in the log.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sake_ray.data.images import processed_size, to_original
 from sake_ray.interfaces import RolloutClient
-from sake_ray.metrics import JsonlLog, mean, needs_search, search_metrics, trajectory_rows
+from sake_ray.metrics import JsonlLog, mean, search_metrics, trajectory_rows
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Answer, Box, Example, StopReason
 
@@ -28,7 +28,7 @@ class Prediction:
 
 
 ScorePosts = Callable[[Sequence[Sequence[Prediction]], Sequence[Example]], Mapping[str, float]]
-"""Predictions and examples, in order → `gmner_f1`, `mner_f1`, `eeg_f1`, … in 0..1."""
+"""Predictions and examples, in order → `gmner_f1`, `mner_f1`, … in 0..1, of all and slices (`gmner_f1_unseen`, …)."""
 
 
 def predictions(trajectory: Trajectory, *, min_pixels: int, max_pixels: int) -> list[Prediction]:
@@ -68,7 +68,7 @@ class GreedyEvaluator:
         self._on_post = on_post
 
     async def evaluate(self, step: int) -> Mapping[str, float]:
-        """`eval/…` metrics: F1 over all posts, over those with never-seen entities, and search rates."""
+        """`eval/…` metrics: F1 over all posts and over slices of them, and search rates."""
         done = 0
 
         async def run(example: Example) -> TrajectoryGroup:
@@ -87,20 +87,13 @@ class GreedyEvaluator:
 
     def metrics(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """The metrics of finished trajectories."""
-        slices = {
-            "": list(trajectories),
-            "_unseen": [t for t in trajectories if any(e.seen is False for e in t.example.entities)],
-            "_known": [t for t in trajectories if needs_search(t.example) is False],
-        }
         metrics = {
             "eval/answered": mean([t.stop_reason is StopReason.ANSWER for t in trajectories]),
             "eval/posts": float(len(trajectories)),
         }
-        for suffix, members in slices.items():
-            if not members:
-                continue
-            scores = self._score_posts([predictions(t, **self._pixels) for t in members], [t.example for t in members])
-            metrics |= {f"eval/{name}{suffix}": value for name, value in scores.items()}
+        said = [predictions(t, **self._pixels) for t in trajectories]
+        scores = self._score_posts(said, [t.example for t in trajectories])
+        metrics |= {f"eval/{name}": value for name, value in scores.items()}
         return metrics | {
             name.replace("search/", "eval/search_"): value for name, value in search_metrics(trajectories).items()
         }

@@ -126,6 +126,7 @@ async def test_a_group_is_one_trajectory_a_seed_in_order_with_ids_of_its_own() -
     for trajectory in group.trajectories:
         assert trajectory.stop_reason is StopReason.ANSWER and len(trajectory.turns) == 2
         assert trajectory.loss_mask == [0] * 5 + [1, 1] + [0, 0] + [1, 1]
+        assert trajectory.worker == "rollout-0"
     assert (await worker.stats()).trajectories == 3
 
 

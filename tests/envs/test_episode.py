@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,13 @@ async def run(
         seed=11,
         trajectory_id="t1",
     )
+
+
+async def test_turns_know_when_they_and_their_searches_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(100.0)
+    monkeypatch.setattr("envs.episode.time.time", lambda: next(clock))
+    turns = (await run(ScriptedPolicy(TEXT, ANSWER))).turns
+    assert [(turn.began_s, turn.search_began_s) for turn in turns] == [(100.0, 101.0), (102.0, None)]
 
 
 def check_aligned(trajectory: Trajectory) -> None:

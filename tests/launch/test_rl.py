@@ -22,7 +22,7 @@ import pytest
 from launch import rl
 from launch.job_data import DataSet
 from launch.pools import Pools
-from launch.rl import REFUSED, STOPPED, run_job
+from launch.rl import COLLAPSED, REFUSED, STOPPED, run_job
 from launch.run_checkpoints import RunCheckpoints, find_checkpoint
 from launch.starting import Start
 from sake_ray.config.config import Config
@@ -32,7 +32,15 @@ from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointS
 from sake_ray.trainer.trainer import StopRequested
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
-from tests.sake_ray.trainer.fakes import HELD_OUT, POSTS, FakeLearner, FakeRewards, FakeRollout, Outcome
+from tests.sake_ray.trainer.fakes import (
+    HELD_OUT,
+    POSTS,
+    FakeLearner,
+    FakeRewards,
+    FakeRollout,
+    Outcome,
+    share_right,
+)
 
 SETTINGS = (
     "preset=mini_fast",
@@ -412,6 +420,89 @@ def test_a_job_that_is_done_says_so_and_trains_nothing_until_it_is_to_be_longer(
     longer, whole = Outcome.of(tmp_path), Outcome.of(tmp_path / "whole")
     del longer.state["best"], whole.state["best"]  # the shorter run has evaluated its last step
     assert (longer.learner, longer.state, longer.trajectories) == (whole.learner, whole.state, whole.trajectories)
+
+
+# --- the best policy and the guard ----------------------------------------------------------------
+
+
+def best(run_dir: Path) -> dict[str, Any]:
+    """What names the best checkpoint, after checking that the policy beside it is that one's."""
+    note = json.loads((run_dir / "checkpoints" / "best.json").read_text())
+    assert json.loads((run_dir / "best_policy" / "best.json").read_text()) == note
+    weights, _ = json.loads((run_dir / "checkpoints" / note["checkpoint"] / "learner" / "numbers.json").read_text())
+    assert (run_dir / "best_policy" / "weights").read_text() == str(weights)
+    return cast(dict[str, Any], note)
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out scores that tell one evaluation from another."""
+    monkeypatch.setattr(rl, "held_out_scores", share_right)
+
+
+EVALUATED = ("trainer.eval_every=1", "trainer.checkpoint_every=4", "trainer.keep_checkpoints=1")
+
+
+@pytest.mark.usefixtures("scores")
+def test_the_best_policy_is_that_of_the_best_evaluation_however_the_run_was_cut(job: Job, tmp_path: Path) -> None:
+    assert job.run(settings(tmp_path / "whole", *EVALUATED)) == 0
+    whole = best(tmp_path / "whole")
+    evaluated = {row["step"]: row["eval/gmner_f1"] for row in Outcome.of(tmp_path / "whole").metrics}
+    assert set(evaluated) == {0, 1, 2, 3, 4, 5}
+    assert whole["value"] == max(evaluated.values()) == evaluated[whole["step"]]
+    assert 0 < whole["step"] < 5, "the best was the first or the last"
+    assert names(tmp_path / "whole") == ["best.json", whole["checkpoint"], "step-000005"]
+    for event, count in (("greedy", 3), ("greedy", 7), ("save", 2), ("update", 3), ("rollout", 7)):
+        cut = settings(tmp_path / f"{event}-{count}", *EVALUATED)
+        assert job.run(cut, signal_at(job, event, count, signal.SIGTERM)) == STOPPED
+        assert job.run(cut) == 0
+        assert best(cut.run_dir) == whole
+
+
+@pytest.mark.usefixtures("scores")
+def test_a_run_killed_between_a_checkpoint_and_the_policy_makes_up_for_it(job: Job, tmp_path: Path) -> None:
+    config = settings(tmp_path, *EVALUATED)
+    assert job.run(settings(tmp_path, *EVALUATED, "trainer.total_steps=1", "trainer.export_best=false")) == 0
+    assert not (tmp_path / "best_policy").exists()
+    assert chosen(config).state["best"] is not None
+    assert job.run(config) == 0
+    best(tmp_path)
+
+
+@pytest.mark.usefixtures("scores")
+def test_going_back_before_the_best_takes_its_policy_out_of_the_way(job: Job, tmp_path: Path) -> None:
+    config = settings(tmp_path, *EVALUATED, "trainer.keep_checkpoints=9")
+    assert job.run(config) == 0
+    first = best(tmp_path)
+    back = settings(tmp_path, *EVALUATED, "trainer.total_steps=1", f"trainer.resume={tmp_path}/checkpoints/step-000000")
+    assert job.run(back) == 0
+    assert best(tmp_path)["step"] < first["step"]
+    assert json.loads((tmp_path / "aside-1-best_policy" / "best.json").read_text()) == first
+
+
+def test_a_collapse_ends_the_job_with_its_own_status_and_a_checkpoint(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The episodes never search."""
+    config = settings(tmp_path, "guard.action=stop")
+    assert job.run(config) == COLLAPSED
+    assert "stopped after step 3 by the guard (search_died): 0.0% of the episodes" in caplog.text
+    assert chosen(config).step == 3
+    (alert,) = (json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines())
+    assert (alert["step"], alert["name"], alert["action"]) == (3, "search_died", "stop")
+
+
+def test_a_warning_is_on_the_run_s_report_and_no_search_is_missed_where_none_is_allowed(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert job.run(settings(tmp_path, "trainer.eval_every=5")) == 0
+    assert "search_died  step 3: 0.0% of the episodes" in caplog.messages[-1]
+    for words in ("cold start", "RL step 5", "best"):
+        assert words in caplog.messages[-1]
+    without = settings(tmp_path / "b", "episode.text_searches=0", "episode.image_searches=0", "model.path=tests")
+    assert job.run(without) == 0
+    assert Outcome.of(tmp_path / "b").alerts == []
 
 
 def test_a_failure_ends_the_job_with_its_error_and_no_actor_left(job: Job, tmp_path: Path) -> None:

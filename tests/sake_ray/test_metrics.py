@@ -236,13 +236,23 @@ def test_no_episodes_give_zeros_and_nothing_that_is_not_finite() -> None:
 
 def test_a_trajectory_s_row_tells_its_story_in_json() -> None:
     trajectory = episode(post(Difficulty.UNKNOWN), search(TextSearch, "success"), ANSWER, reward=0.5)
-    trajectory.advantage = -1.5
+    trajectory.advantage, trajectory.worker = -1.5, "rollout-0"
+    trajectory.turns[0].began_s, trajectory.turns[0].search_began_s = 12.00001, 13.5
     malformed = episode(post(), Turn("?", Malformed("no_reason")), stop=StopReason.MALFORMED)
     made = trajectory_rows([TrajectoryGroup(trajectory.example, [trajectory, malformed])], 9, "train")
     row, other = json.loads(json.dumps(made))
     assert (row["step"], row["kind"], row["example"], row["id"]) == (9, "train", "post", "post/0")
     assert row["image_size"] == [10, 10]
-    assert row["gold"] == [{"entity": "e0", "type": "PER", "boxes": [[1, 2, 3, 4]], "difficulty": "unknown"}]
+    assert row["gold"] == [
+        {
+            "entity": "e0",
+            "type": "PER",
+            "boxes": [[1, 2, 3, 4]],
+            "difficulty": "unknown",
+            "coarse": "",
+            "seen": None,
+        }
+    ]
     assert [turn["action"] for turn in row["turns"]] == ["TextSearch", "Answer"]
     assert row["turns"][0]["results"] == [
         {
@@ -257,4 +267,6 @@ def test_a_trajectory_s_row_tells_its_story_in_json() -> None:
     ]
     assert (row["reward"]["total"], row["advantage"], row["stop_reason"]) == (0.5, -1.5, "answer")
     assert (row["tokens"], row["sampled_tokens"], row["version"]) == (5, 2, 4)
+    assert (row["worker"], row["turns"][0]["began_s"], row["turns"][0]["search_began_s"]) == ("rollout-0", 12.0, 13.5)
+    assert (other["worker"], other["turns"][0]["began_s"], other["score_began_s"]) == ("", None, None)
     assert (other["turns"][0]["reason"], other["turns"][0]["results"]) == ("no_reason", None)

@@ -43,6 +43,13 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"]
 
 
+def test_a_protected_step_is_kept_besides(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2, protected=(2,))
+    for step in (1, 2, 3, 4, 5):
+        store.write(step, {}, {"learner": fill})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000004", "step-000005"]
+
+
 def test_a_write_that_fails_leaves_nothing_and_hides_nothing(tmp_path: Path) -> None:
     store = written(tmp_path, 1)
     with pytest.raises(KeyboardInterrupt), store.begin(2, {}) as folder:

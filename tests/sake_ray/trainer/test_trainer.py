@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sake_ray.trainer.trainer import StopRequested
+from sake_ray.config.guard_section import GuardConfig
+from sake_ray.trainer.trainer import Best, Collapsed, StopRequested
 from tests.sake_ray.trainer import fakes
 from tests.sake_ray.trainer.fakes import SETTINGS, Outcome, Run, rows
 
@@ -207,6 +208,99 @@ async def test_a_stop_before_anything_was_trained_or_sampled_starts_over(tmp_pat
     assert not (tmp_path / "checkpoints").exists()
     await (await Run.start(tmp_path)).trainer.run()
     assert Outcome.of(tmp_path) == whole
+
+
+# --- the guard ------------------------------------------------------------------------------------
+
+
+async def test_the_guard_stops_a_run_with_a_checkpoint_and_its_reason(tmp_path: Path) -> None:
+    """These episodes never search: three steps of that are a collapse."""
+    stopping = GuardConfig(action="stop")
+    run = await Run.start(tmp_path, guarded=stopping)
+    with pytest.raises(Collapsed, match=r"after step 3 by the guard \(search_died\): 0.0% of the episodes"):
+        await run.trainer.run()
+    left = Outcome.of(tmp_path)
+    assert (left.step, [row["step"] for row in left.metrics]) == (3, [0, 1, 2, 3])
+    assert [(row["step"], row["name"], row["action"]) for row in left.alerts] == [(3, "search_died", "stop")]
+    assert left.metrics[-1]["train/alerts"] == 1.0
+    again = await Run.start(tmp_path, guarded=stopping)
+    await again.trainer.run()  # its patience runs out in the last step, which ends the run anyway
+    assert [row["step"] for row in Outcome.of(tmp_path).alerts] == [3, 6]
+
+
+async def test_a_guard_that_warns_changes_nothing_but_the_log(tmp_path: Path, whole: Outcome) -> None:
+    run = await Run.start(tmp_path, guarded=GuardConfig(action="off"))
+    await run.trainer.run()
+    left = Outcome.of(tmp_path)
+    assert (left.learner, left.trajectories, left.evaluations) == (
+        whole.learner,
+        whole.trajectories,
+        whole.evaluations,
+    )
+    assert left.alerts == [] and whole.alerts
+
+
+async def test_a_step_that_is_not_finite_stops_at_the_checkpoint_before_it(tmp_path: Path) -> None:
+    class Diverged(fakes.FakeLearner):
+        async def update(self, trajectories: Any) -> Any:
+            return {**await super().update(trajectories), "train/grad_norm": float("nan")}
+
+    run = await Run.start(tmp_path, guarded=GuardConfig(action="stop"))
+    run.trainer.learner = Diverged(lambda name: None, run.rollout)
+    with pytest.raises(Collapsed, match=r"not_finite.*train/grad_norm=nan"):
+        await run.trainer.run()
+    left = Outcome.of(tmp_path)
+    assert (left.step, [row["name"] for row in left.alerts]) == (0, ["not_finite"])
+
+
+async def test_an_update_that_breaks_on_a_number_leaves_the_reason_on_the_report(tmp_path: Path) -> None:
+    class Broken(fakes.FakeLearner):
+        async def update(self, trajectories: Any) -> Any:
+            raise FloatingPointError("the gradient norm is nan")
+
+    run = await Run.start(tmp_path)
+    run.trainer.learner = Broken(lambda name: None, run.rollout)
+    with pytest.raises(FloatingPointError):
+        await run.trainer.run()
+    (alert,) = rows(tmp_path / "alerts.jsonl")
+    assert alert["name"] == "not_finite" and "the gradient norm is nan" in alert["message"]
+
+
+# --- the best checkpoint --------------------------------------------------------------------------
+
+
+async def test_the_best_evaluation_has_a_checkpoint_of_its_step_that_is_never_pruned(tmp_path: Path) -> None:
+    """Step 3 is none of every second one; the newest two are kept besides."""
+    run = await Run.start(tmp_path)
+    await run.trainer.run()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-000003",
+        "step-000004",
+        "step-000006",
+    ]
+    evaluated = {row["step"]: row["eval/gmner_f1"] for row in Outcome.of(tmp_path).metrics if "eval/gmner_f1" in row}
+    assert run.trainer.best == Best(3, max(evaluated.values()))
+
+
+async def test_of_equal_evaluations_the_earlier_is_the_best(tmp_path: Path) -> None:
+    run = await Run.start(tmp_path, replace(SETTINGS, best_by="eval/posts", checkpoint_every=0))
+    await run.trainer.run()
+    assert run.trainer.best == Best(0, float(len(fakes.HELD_OUT)))
+    assert [step for step, name in run.display.phases if name == "checkpoint"] == [6]
+
+
+async def test_who_was_busy_when_is_written_once_and_in_order(tmp_path: Path) -> None:
+    run = await Run.start(tmp_path)
+    await run.trainer.run()
+    drawn = rows(tmp_path / "timeline.jsonl")
+    assert [row["step"] for row in drawn] == sorted(row["step"] for row in drawn)
+    by_name = {
+        name: [row["step"] for row in drawn if row["name"] == name] for name in ("update", "evaluate", "publish")
+    }
+    assert by_name == {"update": [1, 2, 3, 4, 5, 6], "evaluate": [0, 3, 6], "publish": [1, 2, 3, 4, 5, 6]}
+    assert [row["step"] for row in drawn if row["name"] == "checkpoint"] == [0, 2, 3, 4, 6]
+    assert {row["step"] for row in drawn if row["name"] == "score"} == {1, 2, 3, 4, 5, 6}
+    assert all(row["begin_s"] <= row["end_s"] for row in drawn)
 
 
 # --- a step ---------------------------------------------------------------------------------------
