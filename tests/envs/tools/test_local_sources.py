@@ -249,7 +249,11 @@ PICTURED = {"file": "look.png", "caption": "a look"}
         ("documents/a.jsonl", b"\n" + b"x" * 2_000, r"a\.jsonl:2: a line longer than"),
         ("documents/a.jsonl", b"", "hold no document and no caption"),
         ("documents/a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz:1: damaged gzip"),
-        ("documents/a.jsonl.gz", gzip.compress(json.dumps(GOOD).encode())[:-9], r"a\.jsonl\.gz:1: damaged gzip"),
+        (
+            "documents/a.jsonl.gz",
+            gzip.compress(json.dumps(GOOD).encode(), mtime=0)[:-9],
+            r"a\.jsonl\.gz:1: damaged gzip",
+        ),
         ("documents/a.parquet", b"no parquet", r"a\.parquet:1: .*not readable as parquet"),
         ("documents/a.parquet", [GOOD, {"title": "x", "text": None}], r"a\.parquet:2: text: must be a string"),
         ("documents/a.parquet", [{"prompt": "x"}], r"a\.parquet:1: title: must be a string"),
