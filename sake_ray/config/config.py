@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,14 @@ class Config:
     @property
     def config_hash(self) -> str:
         """12 hex digits over every setting but run.dir: two runs with one hash were asked for the same thing."""
-        content = self.to_dict()
-        del content["run"]["dir"]
-        return _digest(content)
+        return settings_hash(self.to_dict())
+
+
+def settings_hash(content: Mapping[str, Any]) -> str:
+    """The `config_hash` of a run's config.json, read."""
+    run = content.get("run")
+    kept = {name: value for name, value in run.items() if name != "dir"} if isinstance(run, Mapping) else run
+    return _digest({**content, "run": kept})
 
 
 def section_hash(*parts: Section) -> str:

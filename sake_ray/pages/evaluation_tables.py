@@ -26,7 +26,8 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 
 def score_section(report: Mapping[str, Any]) -> Html:
-    """Headline numbers, all protocols side by side, and what each of them means."""
+    """Headline numbers, all protocols side by side, what each of them means, and what to know before reading them."""
+    warnings = [el("p", str(note), class_="alert") for note in report.get("notes") or []]
     chosen, protocols = str(report.get("protocol", "")), as_dict(report.get("protocols"))
     sure = as_dict(report.get("confidence"))
     heads = []
@@ -52,7 +53,7 @@ def score_section(report: Mapping[str, Any]) -> Html:
     notes = [
         el("div", el("dt", name), el("dd", str(note))) for name, note in as_dict(report.get("protocol_notes")).items()
     ]
-    return join([frame.tiles(heads), grid, el("dl", *notes, class_="notes") if notes else None])
+    return join([*warnings, frame.tiles(heads), grid, el("dl", *notes, class_="notes") if notes else None])
 
 
 def published_table(report: Mapping[str, Any]) -> Html:
@@ -176,7 +177,9 @@ def cost_table(cost: Mapping[str, Any]) -> Html:
     if not cost:
         return Html("")
     keys = ("mean", "p50", "p95", "sum")
-    rows = [[name.replace("_", " "), *(as_dict(part).get(key) for key in keys)] for name, part in cost.items()]
+    # A single number (a price) is a mean.
+    spread = {name: part if isinstance(part, dict) else {"mean": part} for name, part in cost.items()}
+    rows = [[name.replace("_", " "), *(part.get(key) for key in keys)] for name, part in spread.items()]
     return table(["a post", "mean", "median", "95th percentile", "sum"], rows, caption="What an answer took")
 
 

@@ -7,7 +7,6 @@ one of those files; the page has a bounded size, and says which steps its galler
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sake_ray.config.config import settings_hash
 from sake_ray.data.problems import DataError
 from sake_ray.pages import charts, frame
 from sake_ray.pages.cards import Card, Facet, Gallery, Marker
@@ -144,14 +144,14 @@ def _body(run: Run, spans: Sequence[Span], gallery: Gallery) -> Html:
         "data": f"{_at(config, 'data', 'task')} {_at(config, 'data', 'subset')}".replace("None", "").strip(),
         "seed": _at(config, "run", "seed"),
         "protocol": "strict (held-out scores)",
-        "config hash": config_hash(config) if config else "no config.json",
+        "config hash": settings_hash(config) if config else "no config.json",
         "steps": f"{len(run.steps)} of {_at(config, 'trainer', 'total_steps') or '?'}",
         "last written": now,
     }
     # One order of curves for a reader who knows the last page: reward, scores, search, lengths, training, engine.
     events = [(float(a["step"]), str(a.get("name"))) for a in run.alerts if isinstance(a.get("step"), int | float)]
     sections = [
-        section("health", "Health", _health(run.alerts)),
+        section("health", "Health", _health(run.alerts, (run.folder / "alerts.jsonl").is_file())),
         section("held-out", "Held-out posts", _held_out(run.metrics)),
         *(section(id_, title, frame.plots(found)) for id_, title, found in curve_groups(run.metrics, events)),
         section("time", "Time", _times(run, spans)),
@@ -163,14 +163,11 @@ def _body(run: Run, spans: Sequence[Span], gallery: Gallery) -> Html:
     return frame.body(f"Run {run.folder.name}", "", facts, sections, made)
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """The first twelve digits of the SHA-256 of the settings, in one order."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _health(alerts: Sequence[Mapping[str, Any]]) -> Html:
+def _health(alerts: Sequence[Mapping[str, Any]], watched: bool) -> Html:
+    if not watched:
+        return el("p", "There is no alerts.jsonl: nobody watched this run for a collapse.", class_="quiet")
     if not alerts:
-        return el("p", "No warning was written (alerts.jsonl is empty or not there).", class_="alert good")
+        return el("p", "The collapse guard had nothing to say (alerts.jsonl is empty).", class_="alert good")
     shown = [
         el(
             "div",

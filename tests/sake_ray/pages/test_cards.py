@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sake_ray.data.problems import FieldError
 from sake_ray.pages import cards as cards_module
@@ -91,6 +94,16 @@ def test_a_picture_that_cannot_be_shown_says_why_and_a_folder_helps(tmp_path: Pa
     assert [detail["pic"] for detail in details] == ["t0", None, None, None]
     assert "cannot identify" in details[1]["missing"] and "images=FOLDER" in details[2]["missing"]
     assert "no such file" in details[3]["missing"] and "2 pictures could not be read" in gallery.limits_note
+
+
+def test_pictures_that_a_search_found_are_small_and_a_lost_one_says_so(tmp_path: Path) -> None:
+    found = (*make_pictures(tmp_path, 1), str(tmp_path / "gone.png"))
+    turn = TurnView("…", "ImageSearch", results=(ResultView("Ann", "success", pictures=found),))
+    gallery = Gallery([card(row("a", RIGHT, turn))])
+    shown, lost = block(gallery, "d0")["members"][0]["turns"][0]["results"][0]["pics"]
+    picture = base64.b64decode(gallery.thumbs.addresses[shown["pic"]].partition(",")[2])
+    assert Image.open(io.BytesIO(picture)).size == (128, 64)
+    assert lost["pic"] is None and "no such file" in lost["missing"]
 
 
 def test_a_row_without_verdicts_is_refused_unless_somebody_decides_them() -> None:
