@@ -21,7 +21,7 @@ const draw = (tag, attributes, ...children) => fill(document.createElementNS(SVG
 function show(value, digits = 2) {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value)) return value.toLocaleString("en-US");
-  if (value !== 0 && Math.abs(value) < 10 ** -digits) return value.toPrecision(2);
+  if (value !== 0 && Math.abs(value) < 10 ** -digits) return String(Number(value.toPrecision(2)));
   return value.toFixed(digits);
 }
 

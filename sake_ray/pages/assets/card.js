@@ -16,8 +16,11 @@ function picture(detail, member) {
     boxes.append(draw("g", { class: `k-${kind} pair-${index}` },
       draw("rect", { ...place, class: `under ${extra}` }), draw("rect", { ...place, class: extra })));
   };
-  member.marks.forEach(([kind, gold, claim], index) => {
+  member.marks.forEach(([kind, gold], index) => {
     if (gold !== null) for (const box of detail.gold[gold].boxes) outline(box, kind, "gold", index);
+  });
+  // On top, so that an answered box is seen where it lies on another entity's.
+  member.marks.forEach(([kind, , claim], index) => {
     if (claim !== null && member.claims[claim].box && kind !== "right") outline(member.claims[claim].box, kind, "said", index);
   });
   const block = detail.pic ? byId(detail.pic) : null;
