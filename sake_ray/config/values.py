@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 Value = str | int | float | bool
@@ -47,10 +47,15 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def field_types(section: type[Section]) -> dict[str, type]:
+_TYPES: dict[object, Mapping[str, type]] = {}
+
+
+def field_types(section: type[Section]) -> Mapping[str, type]:
     """Field name → str, int, float or bool, for a section class."""
-    hints = typing.get_type_hints(section)
-    return {field.name: hints[field.name] for field in dataclasses.fields(section)}
+    if section not in _TYPES:  # reading annotations takes most of the time a configuration takes
+        hints = typing.get_type_hints(section)
+        _TYPES[section] = {field.name: hints[field.name] for field in dataclasses.fields(section)}
+    return _TYPES[section]
 
 
 @dataclasses.dataclass(frozen=True)
