@@ -229,6 +229,7 @@ def test_fmnerg_is_not_trained_on_miniworlds_posts_but_its_help_needs_no_data(
     assert "data.task=fmnerg" in capsys.readouterr().out
 
 
+@pytest.mark.integration  # it imports verl
 @pytest.mark.parametrize("field", ["advantage", "loss"])
 def test_an_estimator_or_a_loss_nobody_registered_stops_the_job_before_it_starts(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"algorithm\.{field}='grop' is not in verl's registry"):
