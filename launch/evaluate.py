@@ -10,10 +10,10 @@ The first two play episodes, and go on where they were cut off (launch/evaluatin
 words). The third takes a JSON list or JSON lines of {"img_id", "pre_entities": [{"phrase", "entity_type",
 "region_box"}]} or of the release's {"img_id", "prediction": [{"entity", "type", "box2d"}]}, boxes in original pixels
 (in those of the sized picture where a post carries image_size_info); posts may come in any order. The fourth takes what
-a run wrote, with the gold of the run's own rows unless gold= is given. Each writes DIR/report.json, report.md and
-posts.jsonl. The last prints a table and writes compare.json and compare.md. Knows nothing of how a score is made.
-Always holds: what is written appears whole or not at all; what cannot be done is one sentence on standard error and
-exit status 2.
+a run wrote, with the gold of the run's own rows unless gold= is given. Each writes DIR/report.json, report.md,
+posts.jsonl and the page report.html. The last prints a table and writes compare.json and compare.md. Knows nothing of
+how a score is made. Always holds: what is written appears whole or not at all; what cannot be done is one sentence on
+standard error and exit status 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 if __package__ in (None, ""):  # run as a file from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,9 +39,11 @@ from rewards.evaluation.records import PostRecord
 from rewards.evaluation.report import Provenance, build_report, write_report
 from rewards.protocols import PROTOCOLS
 from sake_ray.coldstart.tag_files import read_tags
+from sake_ray.config.config import settings_hash
 from sake_ray.data.json_files import read_values, write_json
 from sake_ray.data.problems import DataError
 from sake_ray.data.twitter import TASKS
+from sake_ray.pages import evaluation_page
 
 _PREDICTION_HELP = {
     "predictions": "what was answered (required)",
@@ -119,6 +120,7 @@ def evaluate_predictions(arguments: Sequence[str]) -> None:
         raise DataError(f"{words['predictions']}: {error}") from error
     output = Path(words["output"])
     write_report(output, records, report)
+    evaluation_page.write(output, images=Path(words["images"]) if words.get("images") else None)
     for note in loaded.notes:
         sys.stderr.write(f"evaluate: {note}\n")
     sys.stdout.write("\n".join(scores_table(report)) + "\n")
@@ -197,13 +199,7 @@ def _load_run(path: Path, words: Mapping[str, str], gold: list[PostRecord] | Non
         records = merge_gold(records, gold, missing=missing)
     config = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
     model = config.get("model", {}).get("path", "")
-    return _Loaded(records, str(path.parent), _config_hash(config), f"step {step}", str(model), notes)
-
-
-def _config_hash(config: dict[str, Any]) -> str:
-    """As `Config.config_hash`: over every setting but where the run is."""
-    content = {**config, "run": {key: value for key, value in config.get("run", {}).items() if key != "dir"}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return _Loaded(records, str(path.parent), settings_hash(config), f"step {step}", str(model), notes)
 
 
 def _absent(count: int) -> tuple[str, ...]:
