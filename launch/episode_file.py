@@ -86,9 +86,10 @@ class EpisodeFile:
         self._file.add(row)
         self._rows[trajectory.example.id, sample] = row
 
-    def total(self, name: str) -> int:
-        """The sum of a count over all episodes."""
-        return sum(int(row.get(name, 0)) for row in self._rows.values())
+    def total(self, name: str, examples: Sequence[Example], samples: int) -> int:
+        """The sum of a count over the episodes of these posts."""
+        keys = [(example.id, number) for example in examples for number in range(samples)]
+        return sum(int(self._rows[key].get(name, 0)) for key in keys if key in self._rows)
 
     def records(
         self, examples: Sequence[Example], samples: int, scorer: Scorer, *, empty: bool = False

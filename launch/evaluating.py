@@ -28,6 +28,7 @@ from launch.episode_file import EpisodeFile
 from launch.evaluating_options import Options, help_text, read_options
 from launch.job_data import DataSet, load_data
 from launch.model_source import ModelSource, find_model
+from launch.starting import MINI
 from launch.tagging import model_fingerprint
 from launch.words import UsageError
 from rewards.composite import Scorer
@@ -80,9 +81,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _defaults(options: Options, source: ModelSource | None, settings: Sequence[str]) -> dict[str, Value]:
     """The settings that hold where the command line says nothing: a run's own for its policy."""
+    has_preset = any(word.startswith("preset=") for word in settings)
+    if not has_preset and (source is None or not (source.settings or source.name == MINI)):
+        raise UsageError(
+            "preset=… is missing: the default one has prompts and picture sizes that suit the mini model alone; give "
+            "preset=qwen25vl_3b, say, or preset=mini where that is meant"
+        )
     if source is None:
-        return {"run.dir": str(options.output)}
-    if source.settings and any(word.startswith("preset=") for word in settings):
+        return {"run.dir": str(options.output), "model.path": MINI}  # no model is loaded here
+    if source.settings and has_preset:
         raise UsageError(
             f"preset=…: the policy is of the run {source.run}, whose own settings hold; give single settings, or the "
             "policy's folder outside of its run"
@@ -189,20 +196,25 @@ def finish(
         provenance, config_hash=config.config_hash, split=options.split, seed=config.run.seed, made=made
     )
     notes = []
+    if config.data.images == "standin":
+        notes.append(
+            "The pictures are stand-ins, which show the gold boxes with their names: no number here is a result."
+        )
     unanswered = sum(bool(file.missing(example, options.answers)) for example in examples)
     if unanswered:
         what = "are counted as empty answers" if empty else "are left out of every number"
         notes.append(
             f"{unanswered} of {len(examples)} posts got no answer and {what}; the same command asks for them again."
         )
-        log.warning(notes[0])
+    for note in notes:
+        log.warning(note)
     report = build_report(
         records, task=config.data.task, protocol=options.protocol, provenance=provenance, train=train, notes=notes
     )
     report["unanswered"] = {"posts": unanswered, "of": len(examples), "counted_as_empty": empty}
     if options.price_in or options.price_out:
-        money = options.price_in * file.total("prompt_tokens") + options.price_out * file.total("sampled_tokens")
-        report["cost"]["price_per_post"] = money / 1e6 / len(examples)
+        read, written = (file.total(name, examples, options.answers) for name in ("prompt_tokens", "sampled_tokens"))
+        report["cost"]["price"] = (options.price_in * read + options.price_out * written) / 1e6
     write_report(options.output, records, report)
     evaluation_page.write(options.output)
     scores = ", ".join(f"{name} F1 {report[name]['micro_f1']:.2f}" for name in ("gmner", "eeg", "mner"))

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from actors import learner_state
+from actors.checkpoint_export import export_checkpoint
 from actors.learner import Learner, LearnerSettings, start_process_group
 from sake_ray.data.collate import TrainSample
 from sake_ray.types import ImageRef
@@ -251,6 +252,12 @@ def test_an_exported_folder_loads_and_holds_the_tied_head_once(
     assert "lm_head.weight" not in params
     hf, _ = lc.load_plain(tmp_path / "export")
     assert largest_difference(params, {name: p.detach() for name, p in hf.named_parameters()}) == 0
+    learner.save(tmp_path / "checkpoint")
+    assert export_checkpoint(tmp_path / "checkpoint", model, tmp_path / "of_checkpoint") == 1
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "of_checkpoint" / name).read_bytes() == (tmp_path / "export" / name).read_bytes()
+    with pytest.raises(ValueError, match="is no learner's checkpoint"):
+        export_checkpoint(tmp_path / "export", model, tmp_path / "nothing")
     learner.export(tmp_path / "half", "bfloat16")
     assert AutoConfig.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     assert len(AutoProcessor.from_pretrained(tmp_path / "export").tokenizer) == hf.config.text_config.vocab_size

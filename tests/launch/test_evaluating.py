@@ -110,6 +110,7 @@ def test_what_cannot_be_evaluated_is_told_with_a_way_out(tmp_path: Path) -> None
         (("output=x", "model=mini", "tools=no"), "must be true or false"),
         (("output=x", "model=mini", "model.path=y"), "it is model="),
         (("output=x", "model=mini", "retries=2"), "only together with endpoint="),
+        (("output=x", "endpoint=http://h/v1", "served=m"), "preset=… is missing"),
     ],
 )
 def test_words_that_would_not_do_what_they_say_are_refused(
@@ -169,8 +170,10 @@ async def test_right_answers_score_100_and_a_search_is_really_made(endpoint: Cha
     posts = posts_of(runs / "right")
     name = posts[0].entities[0].text
     search = f'<reason>Who?</reason><text_search>[{{"query": "{name}"}}]</text_search>'
-    assert await ask(endpoint, runs / "right", say(search), *(say(right_answer(post)) for post in posts)) == 0
+    answers = [say(right_answer(post)) for post in posts]
+    assert await ask(endpoint, runs / "right", say(search), *answers, price_in=2.0, price_out=10.0) == 0
     found = report(runs / "right")
+    assert found["cost"]["price"] == pytest.approx((5 * 7 * 2.0 + 5 * 3 * 10.0) / 1e6)
     assert found["posts"] == len(posts)
     assert {found[task]["micro_f1"] for task in ("gmner", "eeg", "mner")} == {100.0}
     assert found["provenance"]["model"] == f"scripted at {endpoint.url}" and found["provenance"]["split"] == "dev"
@@ -270,6 +273,7 @@ async def test_a_released_checkpoint_has_its_own_prompts_and_search_cache(
     assert "OUR OWN WORDS" in json.dumps(endpoint.bodies[0])
     (row,) = rows(runs / "own")
     assert row["example"] == "115220" and row["turns"][0]["results"][0]["query"] == query
+    assert "show the gold" in (runs / "own" / "report.md").read_text(), "pictures were drawn from gold"
 
 
 def released(folder: Path, shared: Path) -> list[str]:
@@ -286,8 +290,8 @@ def released(folder: Path, shared: Path) -> list[str]:
     (data / "test.jsonl").write_text("".join(kept), encoding="utf-8")
     (data / "train.jsonl").write_text(lines[0], encoding="utf-8")
     return [
-        f"data.root={data}", "data.images=standin", f"prompts.dir={prompts}", "search.provider=offline", "data.max_pixels=7056",
-        f"search.cache={cache}",
+        f"data.root={data}", "data.images=standin", "data.max_pixels=7056", f"prompts.dir={prompts}",
+        "search.provider=offline", f"search.cache={cache}",
     ]  # fmt: skip
 
 
