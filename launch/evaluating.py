@@ -206,15 +206,18 @@ def finish(
         notes.append(
             f"{unanswered} of {len(examples)} posts got no answer and {what}; the same command asks for them again."
         )
+    price = None
+    if options.price_in or options.price_out:
+        read, written = (file.total(name, examples, options.answers) for name in ("prompt_tokens", "sampled_tokens"))
+        price = (options.price_in * read + options.price_out * written) / 1e6
+        notes.append(f"The answers cost {price:.4g}, for {read} tokens read and {written} written.")
     for note in notes:
         log.warning(note)
     report = build_report(
         records, task=config.data.task, protocol=options.protocol, provenance=provenance, train=train, notes=notes
     )
+    report |= {} if price is None else {"price": price}
     report["unanswered"] = {"posts": unanswered, "of": len(examples), "counted_as_empty": empty}
-    if options.price_in or options.price_out:
-        read, written = (file.total(name, examples, options.answers) for name in ("prompt_tokens", "sampled_tokens"))
-        report["cost"]["price"] = (options.price_in * read + options.price_out * written) / 1e6
     write_report(options.output, records, report)
     evaluation_page.write(options.output)
     scores = ", ".join(f"{name} F1 {report[name]['micro_f1']:.2f}" for name in ("gmner", "eeg", "mner"))

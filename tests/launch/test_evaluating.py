@@ -173,7 +173,7 @@ async def test_right_answers_score_100_and_a_search_is_really_made(endpoint: Cha
     answers = [say(right_answer(post)) for post in posts]
     assert await ask(endpoint, runs / "right", say(search), *answers, price_in=2.0, price_out=10.0) == 0
     found = report(runs / "right")
-    assert found["cost"]["price"] == pytest.approx((5 * 7 * 2.0 + 5 * 3 * 10.0) / 1e6)
+    assert found["price"] == pytest.approx((5 * 7 * 2.0 + 5 * 3 * 10.0) / 1e6)
     assert found["posts"] == len(posts)
     assert {found[task]["micro_f1"] for task in ("gmner", "eeg", "mner")} == {100.0}
     assert found["provenance"]["model"] == f"scripted at {endpoint.url}" and found["provenance"]["split"] == "dev"
