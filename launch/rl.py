@@ -26,12 +26,14 @@ from launch.held_out import held_out_scores
 from launch.job_data import DataSet, load_data
 from launch.pools import Pools, running_pools
 from launch.run_checkpoints import BEST_BY, RunCheckpoints, find_checkpoint, read_best
+from launch.search_tool import check_search, spent
 from launch.starting import StageLine, starting_point
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
 from sake_ray.config.guard_section import GuardConfig
 from sake_ray.config.identity import identity
 from sake_ray.config.plan import describe_plan, totals
+from sake_ray.config.values import ConfigError
 from sake_ray.data.json_files import read_values
 from sake_ray.data.sampler import ExampleSampler
 from sake_ray.metrics import JsonlLog, JsonlTracker
@@ -44,7 +46,7 @@ from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer, TrainerS
 from sake_ray.types import Progress
 
 log = logging.getLogger(__name__)
-REFUSED, COLLAPSED, STOPPED = 2, 3, 130
+REFUSED, COLLAPSED, SPENT, STOPPED = 2, 3, 4, 130
 Result = TypeVar("Result")
 ALERTS, TIMELINE = "alerts.jsonl", "timeline.jsonl"
 
@@ -55,14 +57,20 @@ def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     config = config_or_exit(sys.argv[1:], job=job, defaults=defaults)
     try:
-        resumed = find_checkpoint(config)  # before anything is started or written
-    except CheckpointError as error:
+        check_search(config)  # before anything is started or written
+        resumed = find_checkpoint(config)
+    except (CheckpointError, ConfigError) as error:
         sys.stderr.write(f"{job}: {error}\n")
         return REFUSED
     cpus, _ = totals(describe_plan(config))
     scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
     try:
         return asyncio.run(run_job(config, resumed))
+    except BaseExceptionGroup as group:
+        if (why := spent(group)) is None:
+            raise
+        log.error("%s. The same command then goes on from the run's last checkpoint", why)
+        return SPENT
     finally:
         ray.shutdown()
         if scratch is not None:

@@ -23,6 +23,7 @@ import ray
 
 from actors.placement import init_ray
 from launch.display import RunDisplay
+from launch.search_tool import check_search
 from sake_ray.coldstart.teaching import TeacherRefused
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
@@ -49,6 +50,8 @@ def run_stage(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     config = config_or_exit(argv, job=job, defaults=defaults)
     try:
+        if "search" in {row.actor for row in describe_plan(config)}:
+            check_search(config)
         with _ray_for(config) if cluster else contextlib.nullcontext():
             return asyncio.run(_until_stopped(config, work))
     except (ConfigError, DataError, ImageError, PromptError, TeacherRefused) as error:  # the process boundary

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from envs.limiter.ledger import Ledger
 from envs.limiter.service import LimiterService
-from envs.tools.web_build import LEDGER, make_web_tool
-from envs.tools.web_tool import Trace, WebTool
+from envs.tools.registry import is_web
+from envs.tools.web_build import LEDGER, check_web_settings, make_web_tool
+from envs.tools.web_tool import SearchSpent, Trace, WebTool
 from sake_ray.config.config import Config
 from sake_ray.config.search_section import SearchConfig
+from sake_ray.config.values import ConfigError
 
 CACHE_FOLDER = "search_cache"
 
@@ -30,6 +32,32 @@ def cache_dir(config: Config) -> Path:
     if config.search.cache_dir:
         return Path(config.search.cache_dir).resolve()
     return config.run_dir.resolve().parent / CACHE_FOLDER
+
+
+def check_search(config: Config) -> None:
+    """Refuse search settings that cannot be, before any actor is started.
+
+    Raises:
+        ConfigError: naming the setting and what to do.
+    """
+    try:
+        if is_web(config.search.provider):
+            check_web_settings(config.search, cache_dir(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def spent(error: BaseException) -> str | None:
+    """The sentence of a run that ended because nothing more may be asked; None of every other end.
+
+    Errors come from actors wrapped in Ray's, and from tasks in groups.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := spent(each)) is not None), None)
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return spent(cause)
+    return str(error) if isinstance(error, SearchSpent) else None
 
 
 @asynccontextmanager
