@@ -13,6 +13,7 @@ from typing import Any
 from launch.words import UsageError, read_words
 from rewards.protocols import PROTOCOLS
 from sake_ray.config.config import Config
+from sake_ray.config.values import show
 from sake_ray.seeding import derive_seed
 from sake_ray.types import Example
 
@@ -119,6 +120,6 @@ def help_text() -> str:
     """The words, one a line."""
     lines = ["Words beside the settings:"]
     for item in fields(Options):
-        default = "required" if item.default is MISSING else f"default {str(item.default).lower() or 'none'}"
+        default = "required" if item.default is MISSING else f"default {show(item.default) or 'none'}"
         lines.append(f"  {item.name:<15} {item.metadata['help']} ({default})")
     return "\n".join(lines) + "\n\n"
