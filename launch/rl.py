@@ -25,6 +25,7 @@ from launch.display import RunDisplay
 from launch.held_out import held_out_scores
 from launch.job_data import DataSet, load_data
 from launch.pools import Pools, running_pools
+from launch.report import verdicts
 from launch.run_checkpoints import BEST_BY, RunCheckpoints, find_checkpoint, read_best
 from launch.search_tool import check_search, spent
 from launch.starting import StageLine, starting_point
@@ -35,8 +36,10 @@ from sake_ray.config.identity import identity
 from sake_ray.config.plan import describe_plan, totals
 from sake_ray.config.values import ConfigError
 from sake_ray.data.json_files import read_values
+from sake_ray.data.problems import DataError
 from sake_ray.data.sampler import ExampleSampler
 from sake_ray.metrics import JsonlLog, JsonlTracker
+from sake_ray.pages import run_page
 from sake_ray.report import draw_curves, read_metrics, table_text
 from sake_ray.tracking import make_trackers
 from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
@@ -257,6 +260,10 @@ def _report(config: Config, run_dir: Path, stages: Sequence[StageLine]) -> None:
         "done: %d steps, run folder %s\n\n%s\n\n%s\ncurves: %s",
         rows[-1]["step"], run_dir, "\n".join(lines), table_text(rows), curves,
     )  # fmt: skip
+    try:
+        log.info("page: %s", run_page.write(run_dir, run_dir / "report", mark=verdicts))
+    except DataError as error:  # the run is done and saved; how it looks is no reason to call it failed
+        log.warning("the run's page could not be made: %s", error)
 
 
 def entry(job: str, defaults: Mapping[str, Any] | None = None) -> None:
