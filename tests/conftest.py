@@ -1,8 +1,10 @@
-"""What every test shares: Hypothesis settings for a busy machine, and the folder of material beside the project."""
+"""What every test shares: Hypothesis settings for a busy machine, the folder of material beside it, and one Ray."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,22 @@ def shared() -> Path:
     if not _SHARED.is_dir():
         pytest.skip(_ABSENT)
     return _SHARED.resolve()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray with more cores than the machine has, so that every pool of a test fits; one for all tests."""
+    import ray
+
+    from actors.placement import init_ray
+
+    folder = init_ray(num_cpus=16, python_path=Path(__file__).parents[1])
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -296,21 +296,6 @@ def released(folder: Path, shared: Path) -> list[str]:
 
 
 # --- a model on the rollout pool -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    from actors.placement import init_ray
-
-    folder = init_ray(num_cpus=8, python_path=Path(__file__).parents[2])
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.integration
