@@ -180,10 +180,11 @@ def _connect(uri: str) -> sqlite3.Connection:
 def _check_place(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise AnswerStoreError(f"{folder}: is a file; search.cache_dir must name a folder")
-    if folder.is_dir() and not (folder / DATABASE).exists():
-        # A store whose making was cut short has the lock and maybe an empty database.
+    if folder.is_dir():
+        # A store whose making was cut short has the lock and maybe an empty database. Another process may be making it
+        # right now: the database comes before all else, so that whoever sees anything else sees it, if asked afterwards.
         strangers = sorted(name for name in os.listdir(folder) if name != _LOCK and not name.startswith(_BUDGET))
-        if strangers:
+        if strangers and not (folder / DATABASE).exists():
             raise AnswerStoreError(
                 f"{folder}: holds {strangers[0]!r} and no {DATABASE}, so it is no store of answers; "
                 "name an empty folder, or one that does not exist yet"
