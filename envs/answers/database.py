@@ -182,7 +182,7 @@ def _check_place(folder: Path) -> None:
         raise AnswerStoreError(f"{folder}: is a file; search.cache_dir must name a folder")
     if folder.is_dir():
         # A store whose making was cut short has the lock and maybe an empty database. Another process may be making it
-        # right now: the database comes before all else, so that whoever sees anything else sees it, if asked afterwards.
+        # right now: the database comes first, so that whoever sees anything else sees it too, if looked for afterwards.
         strangers = sorted(name for name in os.listdir(folder) if name != _LOCK and not name.startswith(_BUDGET))
         if strangers and not (folder / DATABASE).exists():
             raise AnswerStoreError(
