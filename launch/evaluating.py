@@ -32,7 +32,7 @@ from launch.starting import MINI
 from launch.tagging import model_fingerprint
 from launch.words import UsageError
 from rewards.composite import Scorer
-from rewards.evaluation.inputs import TrainIndex, with_tags
+from rewards.evaluation.inputs import TrainIndex, record_of_example, with_tags
 from rewards.evaluation.report import Provenance, build_report, write_report
 from sake_ray.coldstart.all_posts import OnPost, for_all
 from sake_ray.coldstart.tag_files import read_tags
@@ -104,7 +104,7 @@ def load_posts(config: Config, options: Options) -> tuple[list[Example], DataSet
     """The posts to evaluate on, and the data set they are of.
 
     Raises:
-        DataError: a file, a row or a picture that cannot be used, or there are no posts.
+        DataError: a file, a row or a picture that cannot be used, there are no posts, or tags.file is of others.
     """
     split = config.eval.split if options.split == "train" else options.split
     config = replace(
@@ -117,6 +117,8 @@ def load_posts(config: Config, options: Options) -> tuple[list[Example], DataSet
     if not examples:
         raise DataError(f"the {options.split} split in {data.root} has no posts")
     log.info("%d posts of the %s split in %s", len(examples), options.split, data.root)
+    if config.tags.file:  # refused now, not when all episodes have been played
+        with_tags([record_of_example(e) for e in examples], read_tags(Path(config.tags.file)), config.tags.file)
     return examples, data
 
 
