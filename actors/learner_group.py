@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.placement import LEARNER, Resources, actor_name, process_env
+from actors.placement import LEARNER, Resources, actor_name, is_taken, process_env
 from sake_ray.config import Config
 from sake_ray.data.collate import FloatArray, TrainSample, balanced_shards
 from sake_ray.trajectory import Trajectory
@@ -243,7 +243,7 @@ class LearnerGroup:
             ray.kill(actor, no_restart=True)
         deadline = time.monotonic() + _NAMES_FREE_S
         for rank in range(len(self.actors)):
-            while _is_taken(actor_name(LEARNER, rank)):
+            while is_taken(actor_name(LEARNER, rank)):
                 if time.monotonic() > deadline:
                     log.warning("%s is still ending after %.0f s", actor_name(LEARNER, rank), _NAMES_FREE_S)
                     break
@@ -271,15 +271,6 @@ class LearnerGroup:
                 getattr(actor, method).remote(*args) for actor, args in zip(self.actors, arguments, strict=True)
             ]
             return list(await asyncio.gather(*calls))
-
-
-def _is_taken(name: str) -> bool:
-    """Whether a live actor has this name."""
-    try:
-        ray.get_actor(name)
-    except ValueError:
-        return False
-    return True
 
 
 def learner_settings(config: Config, model: Path, reference: Path | None = None) -> LearnerSettings:

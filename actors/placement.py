@@ -35,6 +35,15 @@ def actor_name(role: str, index: int) -> str:
     return f"{role}-{index}"
 
 
+def is_taken(name: str) -> bool:
+    """Whether a live actor has this name. Ray frees a dead one's a moment later."""
+    try:
+        ray.get_actor(name)
+    except ValueError:
+        return False
+    return True
+
+
 def actor_options(name: str, resources: Resources, env: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Options for `.options(**…)` of an async actor that its pool, not Ray, restarts."""
     return {

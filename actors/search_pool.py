@@ -21,7 +21,9 @@ import ray
 
 from actors.placement import SEARCH, Resources, actor_name, actor_options
 from actors.search_worker import Busy
+from envs.answers.key import normalised
 from envs.answers.single_flight import SingleFlight
+from envs.search_counts import merge
 from envs.tools.base import SearchTool, failed
 from sake_ray.types import (
     Example,
@@ -126,7 +128,7 @@ class SearchPool:
     async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
         """One result a query, at the latest a little after `timeout_s`."""
         begin = time.perf_counter()
-        kind = SearchKind.TEXT if isinstance(action, TextSearch) else SearchKind.IMAGE
+        kind = action.kind
         # Only the id travels: a post's image would be copied with every search.
         if self._settings.per_query:
             answers = (self._query(example.id, kind, query) for query in action.queries)
@@ -143,15 +145,14 @@ class SearchPool:
     async def counts(self) -> dict[str, float]:
         """What the workers have counted, added up; one that is being restarted counts for nothing meanwhile."""
         answers = await asyncio.gather(*(worker.counts.remote() for worker in self._workers), return_exceptions=True)
-        total: dict[str, float] = {}
+        counted: list[dict[str, float]] = []
         for answer in answers:
             if isinstance(answer, ray.exceptions.RayActorError):
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            for name, value in answer.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+            counted.append(answer)
+        return merge(counted)
 
     async def shutdown(self) -> None:
         """Stop the actors, after they let go of what they hold."""
@@ -174,9 +175,7 @@ class SearchPool:
         example_id, kind, query = key
         action = TextSearch((query,)) if kind is SearchKind.TEXT else ImageSearch((query,))
         # By the query alone: whichever post asks, the same worker does, and it asks the service once.
-        digest = hashlib.blake2b(
-            f"{kind} {' '.join(query.casefold().split())}".encode("utf-8", "ignore"), digest_size=8
-        )
+        digest = hashlib.blake2b(f"{kind} {normalised(query)}".encode(), digest_size=8)
         (result,) = await self._call(example_id, action, int.from_bytes(digest.digest()) % len(self._workers))
         if result.status != "failed":
             self._known[key] = replace(result, cached=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from envs.search_counts import merge
 from envs.tools.base import SearchTool, ask
 from sake_ray.types import ImageRef, ImageSearch, Observation, QueryResult, SearchKind, TextSearch
 
@@ -96,8 +97,7 @@ class SearchWorker:
     async def counts(self) -> dict[str, float]:
         """What it and its tool have counted, and how many queries are pending."""
         own = self._counts | {"pending": float(self._pending)}
-        tools = self._tool.counts() if isinstance(self._tool, Counting) else {}
-        return {name: own.get(name, 0.0) + tools.get(name, 0.0) for name in {**own, **tools}}
+        return merge((own, self._tool.counts())) if isinstance(self._tool, Counting) else own
 
     async def close(self) -> None:
         """Let the tool let go of what it holds."""
@@ -108,9 +108,8 @@ class SearchWorker:
         tool = self._tool
         if not isinstance(tool, QueryTool):
             return await ask(tool, example_id, action, timeout_s=timeout_s)
-        kind = SearchKind.TEXT if isinstance(action, TextSearch) else SearchKind.IMAGE
-        answers = (tool.answer(kind, query, example_id, timeout_s) for query in action.queries)
-        return Observation(kind, tuple(await asyncio.gather(*answers)))
+        answers = (tool.answer(action.kind, query, example_id, timeout_s) for query in action.queries)
+        return Observation(action.kind, tuple(await asyncio.gather(*answers)))
 
 
 def _with_pictures(observation: Observation) -> Observation:

@@ -26,7 +26,7 @@ class SearchCounts:
         self._cost_per_call = cost_per_call
         self._counts: Counter[str] = Counter()
         self._bins = [0] * len(_EDGES)
-        self._sums = dict.fromkeys(("latency_s", "queue_s", "limiter_wait_s", "cost"), 0.0)
+        self._sums = dict.fromkeys(("latency_s", "limiter_wait_s", "cost"), 0.0)
 
     def add(self, name: str, count: int = 1) -> None:
         """One more (or `count`) of something that has no method of its own here."""
@@ -59,10 +59,6 @@ class SearchCounts:
     def picture(self, refused: str = "") -> None:
         """A picture was fetched and can be shown, or was left out for a reason."""
         self.add(f"picture_{refused}" if refused else "pictures")
-
-    def queued(self, seconds: float) -> None:
-        """A query waited so long before anybody took it up."""
-        self._sums["queue_s"] += seconds
 
     def answered(self, seconds: float) -> None:
         """A query was answered, in any way, after so long."""

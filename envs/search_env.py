@@ -41,13 +41,7 @@ class SearchEnv:
 
 def search_kind(action: Action) -> SearchKind | None:
     """The tool an action asks for; None for an action that is no search."""
-    match action:
-        case TextSearch():
-            return SearchKind.TEXT
-        case ImageSearch():
-            return SearchKind.IMAGE
-        case _:
-            return None
+    return action.kind if isinstance(action, TextSearch | ImageSearch) else None
 
 
 class NoSearch:

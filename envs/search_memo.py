@@ -16,7 +16,7 @@ from sake_ray.coldstart.stage_folder import GrowingFile
 from sake_ray.data.json_files import MAX_FILE_BYTES, read_values
 from sake_ray.data.problems import DataError, FieldError
 from sake_ray.interfaces import SearchClient
-from sake_ray.types import Example, ImageSearch, Observation, SearchKind, TextSearch
+from sake_ray.types import Example, ImageSearch, Observation, TextSearch
 
 _Key = tuple[str, str, tuple[str, ...]]
 
@@ -41,7 +41,7 @@ class SearchMemo:
 
     async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
         """The remembered answer, or the tool's."""
-        kind = SearchKind.TEXT if isinstance(action, TextSearch) else SearchKind.IMAGE
+        kind = action.kind
         key = (example.id if self._per_post else "", str(kind), action.queries)
         if key in self._known:
             self.hits += 1

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from rewards.evaluation.report import Provenance, build_report, write_report
 from rewards.protocols import PROTOCOLS
 from sake_ray.coldstart.tag_files import read_tags
 from sake_ray.config.config import settings_hash
-from sake_ray.data.json_files import read_values, write_json
+from sake_ray.data.json_files import read_values, write_json, write_whole
 from sake_ray.data.problems import DataError
 from sake_ray.data.twitter import TASKS
 from sake_ray.pages import evaluation_page
@@ -144,7 +143,7 @@ def compare(arguments: Sequence[str]) -> None:
     if words.get("output"):
         folder = Path(words["output"])
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / "compare.md", text)
+        write_whole(folder / "compare.md", text)
         write_json(folder / "compare.json", compared)
         sys.stderr.write(f"evaluate: {compared['posts']} posts → {folder / 'compare.json'}\n")
     sys.stdout.write(text)
@@ -222,12 +221,6 @@ def _count(words: Mapping[str, str], key: str, default: int) -> int:
     if not text.isdecimal():
         raise UsageError(f"{key}={text}: must be a whole number from 0")
     return int(text)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _help() -> str:

@@ -14,7 +14,6 @@ standard error, and exit status 2.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from rewards.cases import PRESETS, read_case
 from rewards.composite import Scorer, ScoringError
 from rewards.rows import is_row, read_row
 from sake_ray.config import ConfigError
-from sake_ray.data.json_files import read_values
+from sake_ray.data.json_files import read_values, write_whole
 from sake_ray.data.problems import DataError, ProblemLog
 from sake_ray.types import Reward
 
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> int:
         options = read_options(arguments)
         output = Path(options.pop("output"))
         lines = list(score_file(Path(options.pop("input")), options.pop("preset", "paper"), options))
-        _write_whole(output, lines)
+        write_whole(output, "".join(f"{line}\n" for line in lines))
     except (UsageError, DataError, ConfigError, OSError) as error:  # the process boundary
         sys.stderr.write(f"score: {error}\n")
         return 2
@@ -128,12 +127,6 @@ def _help() -> str:
 def _refuse_broken(log: ProblemLog) -> None:
     if log.problems:
         raise DataError(str(log.problems[0]))
-
-
-def _write_whole(path: Path, lines: list[str]) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from envs.answers.key import normalised
 from envs.tools.web_tool import SearchSpent, WebTool
 from launch.display import ProgressBars
 from launch.job_data import load_data
@@ -179,7 +180,7 @@ def _without_repeats(wanted: Iterable[Wanted]) -> list[Wanted]:
     """Each query once, in order; which post asks first is all that is kept of the others."""
     first: dict[tuple[SearchKind, str], Wanted] = {}
     for query in wanted:
-        first.setdefault((query.kind, " ".join(query.query.casefold().split())), query)
+        first.setdefault((query.kind, normalised(query.query)), query)
     return list(first.values())
 
 

@@ -15,7 +15,7 @@ from sake_ray.actions import ActionLimits, parse_action
 from sake_ray.data.gold import MAX_ROWS, check_box, check_size, need
 from sake_ray.data.problems import FieldError
 from sake_ray.trajectory import Trajectory, Turn
-from sake_ray.types import Answer, Entity, Example, ImageRef, Malformed, Observation, SearchKind, StopReason, TextSearch
+from sake_ray.types import Answer, Entity, Example, ImageRef, Malformed, Observation, StopReason
 
 MAX_TURNS = 1_000
 # The run's own limit is not in the row, and need not be: a turn over it ended the episode as malformed.
@@ -68,5 +68,4 @@ def _turn(value: object, where: str) -> Turn:
         return Turn(text, action)
     if isinstance(action, Answer | Malformed):
         raise FieldError(f"{where}.results", f"are those of a search, but the text is none: {text!r:.80}")
-    kind = SearchKind.TEXT if isinstance(action, TextSearch) else SearchKind.IMAGE
-    return Turn(text, action, Observation(kind, ()))
+    return Turn(text, action, Observation(action.kind, ()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sake_ray.types import Action, Completion, Example, ImageRef, Observation, Reward, StopReason
+from sake_ray.types import Action, Answer, Completion, Example, ImageRef, Observation, Reward, StopReason
 
 CONTEXT_VERSION = -1
 
@@ -67,6 +67,12 @@ class Trajectory:
     def done(self) -> bool:
         """Whether the episode has ended."""
         return self.stop_reason is not None
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer the episode ended with; None where it ended otherwise."""
+        action = self.turns[-1].action if self.turns else None
+        return action if self.stop_reason is StopReason.ANSWER and isinstance(action, Answer) else None
 
     @property
     def trained_tokens(self) -> int:

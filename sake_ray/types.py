@@ -99,12 +99,22 @@ class TextSearch:
 
     queries: tuple[str, ...]
 
+    @property
+    def kind(self) -> SearchKind:
+        """The tool that is asked."""
+        return SearchKind.TEXT
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSearch:
     """Ask the image search tool, up to k reference images a query."""
 
     queries: tuple[str, ...]
+
+    @property
+    def kind(self) -> SearchKind:
+        """The tool that is asked."""
+        return SearchKind.IMAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class SearchTool(Protocol):
 
 async def ask(tool: SearchTool, example_id: str, action: TextSearch | ImageSearch, *, timeout_s: float) -> Observation:
     """One search, within a deadline: what the tool answers, or a "failed" result for every query."""
-    kind = SearchKind.TEXT if isinstance(action, TextSearch) else SearchKind.IMAGE
+    kind = action.kind
     call = tool.search_text if kind is SearchKind.TEXT else tool.search_images
     started = time.perf_counter()
     deadline = asyncio.timeout(timeout_s)

@@ -132,6 +132,34 @@ def known_providers() -> tuple[str, ...]:
     return (*PROVIDERS, *sorted(installed - set(PROVIDERS)))
 
 
+def endpoint_of(settings: SearchConfig) -> str:
+    """The address of the configured service, in one form however it was written.
+
+    Raises:
+        ValueError: it has none of its own and none was given, or it is no address.
+    """
+    from envs.tools.api import check_endpoint
+
+    cls = provider_class(settings.provider)
+    endpoint = settings.endpoint or cls.DEFAULT_ENDPOINT
+    if not endpoint:
+        raise ValueError(f"search.provider={cls.NAME} needs search.endpoint=URL, the address of your own")
+    return check_endpoint(endpoint)
+
+
+def check_settings(settings: SearchConfig) -> None:
+    """Refuse settings with which there can be no tool for a provider on the web, whatever it is given.
+
+    Raises:
+        ValueError: naming the setting and what to do.
+    """
+    endpoint_of(settings)
+    if settings.cache not in CACHE_MODES:
+        raise ValueError(f"search.cache={settings.cache!r}: must be one of {', '.join(CACHE_MODES)} with this provider")
+    if settings.summary == "llm" and not (settings.summary_endpoint and settings.summary_model):
+        raise ValueError("search.summary=llm needs search.summary_endpoint and search.summary_model")
+
+
 def build_web_tool(
     settings: SearchConfig,
     *,
@@ -165,8 +193,7 @@ def build_web_tool(
     from envs.tools.condense import LlmCondenser
     from envs.tools.web_pictures import PictureGatherer
 
-    if settings.cache not in CACHE_MODES:
-        raise ValueError(f"search.cache={settings.cache!r}: must be one of {', '.join(CACHE_MODES)} with this provider")
+    check_settings(settings)
     meter = SearchCounts(settings.cost_per_call)
     shown = shown_settings(settings, max_pixels)
     provider, api = _provider(settings, gate, keys, shown.image_results, meter, trace)
@@ -178,7 +205,7 @@ def build_web_tool(
     llm = None
     if settings.summary == "llm":
         if chat is None:
-            raise ValueError("search.summary=llm needs search.summary_endpoint and search.summary_model")
+            raise ValueError("search.summary=llm needs the client of its model")
         hide_variable(settings.summary_key_env)
         llm = LlmCondenser(chat, store, max_chars=settings.max_chars, meter=meter)
     closed = [api.close, fetcher.close, *(() if llm is None else (llm.close,)), *closing]
@@ -223,13 +250,9 @@ def _provider(
     trace: Trace | None,
 ) -> tuple[WebProvider, _Closing]:
     """The provider, and what sends its requests."""
-    from envs.tools.api import ApiOptions, MeteredApi, check_endpoint
+    from envs.tools.api import ApiOptions, MeteredApi
 
-    cls = provider_class(settings.provider)
-    endpoint = settings.endpoint or cls.DEFAULT_ENDPOINT
-    if not endpoint:
-        raise ValueError(f"search.provider={cls.NAME} needs search.endpoint=URL, the address of your own")
-    endpoint = check_endpoint(endpoint)
+    cls, endpoint = provider_class(settings.provider), endpoint_of(settings)
     if cls.NEEDS_KEY and not keys and settings.cache != "read_only":
         raise ValueError(f"search.provider={cls.NAME} needs a key: set search.key_env or search.key_file")
     # A request that hangs may be repeated before the query's own time is over.

@@ -14,11 +14,10 @@ from envs.answers.store import AnswerStore
 from envs.chat_client import ChatClient
 from envs.limiter.lease import ChatLimiter, LeaseClient
 from envs.limiter.messages import LimiterPort, Service, ServiceLimits
-from envs.tools.api import check_endpoint
-from envs.tools.registry import build_web_tool, provider_class
+from envs.tools.registry import build_web_tool, check_settings, endpoint_of, provider_class
 from envs.tools.secrets import Secret, load_keys
 from envs.tools.web_tool import Trace, WebTool
-from sake_ray.config.search_section import CACHE_MODES, SearchConfig
+from sake_ray.config.search_section import SearchConfig
 
 LEDGER = "budget.sqlite"
 _LATE_S = (0.05, 1.0)
@@ -42,14 +41,7 @@ def check_web_settings(settings: SearchConfig, folder: Path) -> None:
     Raises:
         ValueError: naming the setting and what to do.
     """
-    cls = provider_class(settings.provider)
-    if not settings.endpoint and not cls.DEFAULT_ENDPOINT:
-        raise ValueError(f"search.provider={cls.NAME} needs search.endpoint=URL, the address of your own")
-    check_endpoint(settings.endpoint or cls.DEFAULT_ENDPOINT)
-    if settings.cache not in CACHE_MODES:
-        raise ValueError(f"search.cache={settings.cache}: must be one of {', '.join(CACHE_MODES)} with this provider")
-    if settings.summary == "llm" and not (settings.summary_endpoint and settings.summary_model):
-        raise ValueError("search.summary=llm needs search.summary_endpoint and search.summary_model")
+    check_settings(settings)
     if settings.daily_budget and not settings.cost_per_call:
         raise ValueError(
             f"search.daily_budget={settings.daily_budget:g} bounds nothing while search.cost_per_call=0; give a price"
@@ -73,8 +65,7 @@ def search_service(settings: SearchConfig, keys: tuple[Secret, ...]) -> Service:
         breaker_s=settings.breaker_s,
     )
     fingerprints = tuple(key.fingerprint for key in keys)
-    endpoint = settings.endpoint or provider_class(settings.provider).DEFAULT_ENDPOINT
-    return Service(f"{settings.provider} {endpoint}", limits, fingerprints or ("-",))
+    return Service(f"{settings.provider} {endpoint_of(settings)}", limits, fingerprints or ("-",))
 
 
 def summary_service(settings: SearchConfig) -> Service:

@@ -16,12 +16,12 @@ from sake_ray.coldstart.all_posts import for_all
 from sake_ray.coldstart.difficulty import Guess, Sample
 from sake_ray.coldstart.stage_folder import GrowingFile, claim
 from sake_ray.coldstart.tag_files import SampledPost, read_element, read_samples, sample_row
-from sake_ray.data.images import processed_size, scale_box
+from sake_ray.data.images import answer_in_original
 from sake_ray.data.problems import DataError
 from sake_ray.interfaces import RolloutClient
 from sake_ray.seeding import derive_seed
 from sake_ray.trajectory import Trajectory
-from sake_ray.types import Answer, Example, StopReason
+from sake_ray.types import Example
 
 SAMPLES = "samples.jsonl"
 
@@ -114,14 +114,13 @@ async def sample_posts(
 
 def answer_of(trajectory: Trajectory, settings: SamplingSettings) -> Sample:
     """What an episode answered, boxes in original pixels; None for anything but an answer."""
-    if trajectory.stop_reason is not StopReason.ANSWER:
+    if trajectory.answer is None:
         return None
-    action = trajectory.turns[-1].action
-    assert isinstance(action, Answer)
     image = trajectory.example.image
-    original = (image.width, image.height)
-    shown = processed_size(*original, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-    return tuple(
-        Guess(entity.text, entity.type, None if entity.box is None else scale_box(entity.box, shown, original))
-        for entity in action.entities
+    said = answer_in_original(
+        trajectory.answer,
+        (image.width, image.height),
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
     )
+    return tuple(Guess(*entity) for entity in said)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sake_ray.types import Box, ImageRef
+from sake_ray.types import Answer, Box, ImageRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,6 +81,17 @@ def to_processed(box: Box, original: Size, processed: Size) -> tuple[int, int, i
 def to_original(box: Sequence[float], processed: Size, original: Size) -> Box:
     """A predicted box in original pixels; corners stay in the order the model wrote them."""
     return Box(*scale_box(box, processed, original))
+
+
+def answer_in_original(
+    answer: Answer, original: Size, *, min_pixels: int, max_pixels: int
+) -> list[tuple[str, str, tuple[int, int, int, int] | None]]:
+    """(text, type, box or None) of each entity of an answer, boxes in original pixels."""
+    processed = processed_size(*original, min_pixels=min_pixels, max_pixels=max_pixels)
+    return [
+        (entity.text, entity.type, None if entity.box is None else scale_box(entity.box, processed, original))
+        for entity in answer.entities
+    ]
 
 
 def check_shape(width: int, height: int) -> None:

@@ -72,11 +72,16 @@ def read_values(
         yield from _line_values(path, text, log, max_value_chars)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object: a reader sees the old file or the new one, whole."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a text: a reader sees the old file or the new one, whole."""
     scratch = path.with_name(f"{path.name}.unfinished")
-    scratch.write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object, as `write_whole` does."""
+    write_whole(path, json.dumps(dict(content), indent=1) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:

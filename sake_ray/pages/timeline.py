@@ -8,12 +8,12 @@ for an episode without times.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sake_ray.data.json_files import write_whole
 from sake_ray.pages.rows import RowView
 
 Metrics = Mapping[str, float]
@@ -98,9 +98,7 @@ def write_trace(path: Path, spans: Sequence[Span]) -> None:
         }
         for span in spans
     ]
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def _end_to_end(rows: Iterable[Metrics]) -> list[Span]:

@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sake_ray.data.images import processed_size, to_original
+from sake_ray.data.images import answer_in_original
 from sake_ray.interfaces import RolloutClient
 from sake_ray.metrics import JsonlLog, mean, search_metrics, trajectory_rows
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
-from sake_ray.types import Answer, Box, Example, StopReason
+from sake_ray.types import Box, Example, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,13 @@ ScorePosts = Callable[[Sequence[Sequence[Prediction]], Sequence[Example]], Mappi
 
 def predictions(trajectory: Trajectory, *, min_pixels: int, max_pixels: int) -> list[Prediction]:
     """The entities of the trajectory's answer, boxes scaled back to original pixels; [] without an answer."""
-    if trajectory.stop_reason is not StopReason.ANSWER:
+    if trajectory.answer is None:
         return []
-    action = trajectory.turns[-1].action
-    assert isinstance(action, Answer)
     image = trajectory.example.image
-    original = (image.width, image.height)
-    processed = processed_size(*original, min_pixels=min_pixels, max_pixels=max_pixels)
-    return [
-        Prediction(e.text, e.type, None if e.box is None else to_original(e.box, processed, original))
-        for e in action.entities
-    ]
+    said = answer_in_original(
+        trajectory.answer, (image.width, image.height), min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    return [Prediction(text, type_, None if box is None else Box(*box)) for text, type_, box in said]
 
 
 class GreedyEvaluator:

@@ -25,6 +25,7 @@ from sake_ray.types import (
     SearchKind,
     TextSearch,
 )
+from tests.actors.names import until_free
 
 POST = Example("17_1", "text", ImageRef("none.png", 40, 40), ())
 
@@ -99,7 +100,7 @@ async def test_a_worker_turns_away_what_it_cannot_take_but_never_a_search_when_i
 
 @pytest.mark.integration
 async def test_the_pool_spreads_searches_keeps_its_deadline_and_reaches_across_actors(local_ray: None) -> None:
-    await _until_free("search-0")
+    await until_free("search-0")
     pool = SearchPool.start(ScriptedTool, PoolSettings(1.0), workers=2)
     await pool.ready()
     answers = await asyncio.gather(*(pool.search(POST, TextSearch((f"q{i}",))) for i in range(4)))
@@ -121,7 +122,7 @@ async def test_the_pool_spreads_searches_keeps_its_deadline_and_reaches_across_a
 
 @pytest.mark.integration
 async def test_a_tool_that_cannot_be_built_stops_the_start(local_ray: None) -> None:
-    await _until_free("search-0")
+    await until_free("search-0")
     broken = SearchPool.start(functools.partial(_no_tool, "no such folder"), PoolSettings(1.0), workers=1)
     with pytest.raises(ray.exceptions.RayActorError, match="no such folder"):
         await broken.ready()
@@ -132,7 +133,7 @@ async def test_a_tool_that_cannot_be_built_stops_the_start(local_ray: None) -> N
 async def test_a_worker_that_dies_is_started_anew_and_its_searches_are_asked_once_more(
     local_ray: None, tmp_path: Path
 ) -> None:
-    await _until_free("search-0")
+    await until_free("search-0")
     pool = SearchPool.start(ScriptedTool, PoolSettings(60.0), workers=1)
     once = TextSearch((f"die once {tmp_path / 'flag'}",))
     answers = await asyncio.gather(*(pool.search(POST, action) for action in (once, TextSearch(("fine",)))))
@@ -147,7 +148,7 @@ async def test_a_worker_that_dies_is_started_anew_and_its_searches_are_asked_onc
 async def test_a_query_goes_to_one_worker_whoever_asks_is_asked_once_a_post_and_ends_with_its_trajectory(
     local_ray: None, tmp_path: Path
 ) -> None:
-    await _until_free("search-0")
+    await until_free("search-0")
     pool = SearchPool.start(ScriptedTool, PoolSettings(10.0, max_pending=4, per_query=True), workers=2)
     posts = [Example(f"17_{n}", "text", POST.image, ()) for n in range(3)]
     asked = [pool.search(post, TextSearch((f"q{n}",))) for post in posts for n in range(8) for _ in range(3)]
@@ -166,16 +167,6 @@ async def test_a_query_goes_to_one_worker_whoever_asks_is_asked_once_a_post_and_
         await asyncio.sleep(0.05)
     assert (tmp_path / "flag").exists(), "the search goes on although nobody waits for it"
     await pool.shutdown()
-
-
-async def _until_free(name: str) -> None:
-    """Ray frees a dead actor's name a moment later."""
-    for _ in range(100):
-        try:
-            ray.get_actor(name)
-        except ValueError:
-            return
-        await asyncio.sleep(0.1)
 
 
 def _no_tool(reason: str) -> ScriptedTool:

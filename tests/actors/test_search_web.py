@@ -23,6 +23,7 @@ from envs.tools.local_index import Article, build_local_index
 from envs.tools.search_server import SearchServer, serving
 from sake_ray.config.search_section import SearchConfig
 from sake_ray.types import Example, ImageRef, ImageSearch, Observation, SearchFailure, TextSearch
+from tests.actors.names import until_free
 
 POSTS = [Example(f"17_{n}", "text", ImageRef("none.png", 40, 40), ()) for n in range(3)]
 ACTIONS = (
@@ -66,7 +67,7 @@ async def test_a_recording_is_repeated_without_the_service_failures_included(loc
 
 @pytest.mark.integration
 async def test_what_is_counted_stands_on_rays_metrics_port(local_ray: None, tmp_path: Path) -> None:
-    await _names_free()
+    await until_free("search-0", "search-1")
     settings = SearchConfig(provider="local", root=str(_folder(tmp_path / "folder")))
     pool = SearchPool.start(ToolSpec(settings, "", tmp_path, 1_000_000), PoolSettings(20.0), workers=1)
     await pool.ready()
@@ -109,7 +110,7 @@ async def test_a_key_is_used_and_found_nowhere(local_ray: None, tmp_path: Path) 
 
 
 async def _ask_everything(settings: SearchConfig, cache: Path) -> tuple[list[Observation], dict[str, float]]:
-    await _names_free()
+    await until_free("search-0", "search-1")
     spec = ToolSpec(settings, "", cache, 1_000_000)
     pool = SearchPool.start(spec, PoolSettings(20.0, per_query=spec.web), workers=2)
     try:
@@ -156,19 +157,3 @@ def _folder(folder: Path) -> Path:
     ]
     build_local_index(folder, articles)
     return folder
-
-
-async def _names_free() -> None:
-    """Ray frees a dead actor's name a moment later."""
-    for _ in range(100):
-        if not _is_taken("search-0") and not _is_taken("search-1"):
-            break
-        await asyncio.sleep(0.1)
-
-
-def _is_taken(name: str) -> bool:
-    try:
-        ray.get_actor(name)
-    except ValueError:
-        return False
-    return True

@@ -133,13 +133,17 @@ def test_another_users_file_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_file_that_cannot_be_removed_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
-    (tmp_path / f"{FILE_PREFIX}{pid_space()}-{DEAD}-1").touch()
+    kept = tmp_path / f"{FILE_PREFIX}{pid_space()}-{DEAD}-1"
+    kept.touch()
+    tried: list[Path] = []
 
     def refuse(path: Path) -> None:
+        tried.append(path)
         raise error(path)
 
     monkeypatch.setattr(Path, "unlink", refuse)
     ShmWeightSync(tmp_path)
+    assert tried == [kept]
 
 
 async def test_a_bucket_lies_under_a_name_that_would_be_found_when_its_process_dies(tmp_path: Path) -> None:

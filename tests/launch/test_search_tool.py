@@ -20,7 +20,7 @@ from sake_ray.config.values import ConfigError
         (["search.provider=searxng", "search.endpoint=ftp://x"], r"search\.endpoint: must be http"),
         (["search.provider=serper"], "SERPER_API_KEY"),
         (["search.provider=serper", "search.key_file=/nowhere/keys"], "/nowhere/keys"),
-        (["search.provider=serper", "search.cache=/some/folder"], r"search\.cache=/some/folder"),
+        (["search.provider=serper", "search.cache=/some/folder"], r"search\.cache='/some/folder'"),
         (["search.provider=serper", "search.cache=read_only", "search.cache_dir=/nowhere"], "/nowhere"),
         (["search.provider=serper", "search.summary=llm"], r"search\.summary_endpoint"),
         (["search.provider=serper", "search.daily_budget=5"], r"search\.cost_per_call=0"),
@@ -36,8 +36,10 @@ def test_settings_without_a_tool_are_refused_early(
 
 def test_settings_with_a_tool_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERPER_API_KEY", "0123456789abcdef")
+    monkeypatch.chdir(tmp_path)
     for words in ([], ["search.provider=serper"], ["search.provider=searxng", "search.endpoint=http://host:8080"]):
         check_search(resolve(words, job="rl"))
+    assert list(tmp_path.iterdir()) == [], "looking at settings makes nothing"
 
 
 def test_the_sentence_is_found_however_the_error_was_wrapped() -> None:

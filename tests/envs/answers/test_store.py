@@ -235,7 +235,9 @@ def test_who_asked_is_written_without_a_put_or_a_close(tmp_path: Path, monkeypat
 
 def test_the_budget_of_the_day_may_lie_in_the_folder_first(tmp_path: Path) -> None:
     (tmp_path / "budget.sqlite").touch()
-    open_store(tmp_path).close()
+    with open_store(tmp_path) as store:
+        assert store.put(key(), {"a": 1}) == store.get(key())
+    assert (tmp_path / "budget.sqlite").read_bytes() == b""
 
 
 def test_all_threads_of_a_process_may_use_it(tmp_path: Path) -> None:
