@@ -168,7 +168,7 @@ def make_trainer(
             total_steps=settings.total_steps,
             groups_per_step=settings.groups_per_step,
             group_size=config.rollout.group_size,
-            max_refill_rounds=settings.max_refill_rounds,
+            max_refill_rounds=3,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
             advantage=config.algorithm.advantage,

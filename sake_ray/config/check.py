@@ -104,6 +104,8 @@ def _check_reward(config: Config) -> None:
 def _check_engines(config: Config) -> None:
     rollout, rank_gpus = config.rollout, config.learner.gpus_per_rank
     gpus, parallel = rollout.gpus_per_worker, rollout.tensor_parallel
+    if rollout.autoscale:
+        _check_range(rollout.autoscale, rollout.workers)
     if gpus > 1 and not gpus.is_integer():
         _refuse("rollout.gpus_per_worker", gpus, "more than one GPU must be a whole number", int(gpus))
     if parallel > max(1, gpus):
@@ -120,6 +122,16 @@ def _check_engines(config: Config) -> None:
     if rank_gpus == 0 and config.model.dtype != "float32":
         why = "a learner on a CPU (learner.gpus_per_rank=0) computes in float32"
         _refuse("model.dtype", config.model.dtype, why, "float32")
+
+
+def _check_range(text: str, workers: int) -> None:
+    """Refuse what is no MIN:MAX, or a first size outside it."""
+    low, colon, high = text.partition(":")
+    if not (colon and low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
+        _refuse("rollout.autoscale", text, "must be MIN:MAX, whole numbers from 1", f"{workers}:{workers * 2}")
+    if not int(low) <= workers <= int(high):
+        why = f"outside rollout.autoscale={text}, where the pool must begin"
+        _refuse("rollout.workers", workers, why, min(max(workers, int(low)), int(high)))
 
 
 def _check_sampling(config: Config) -> None:
@@ -139,9 +151,9 @@ def _check_training(config: Config) -> None:
     advantage, groups = config.algorithm.advantage, config.trainer.groups_per_step
     if advantage in _NEEDY_ADVANTAGES:
         _refuse("algorithm.advantage", advantage, "needs more than the reward of each trajectory", "grpo")
-    if config.trainer.max_staleness > 0:
-        why = "training is strictly on-policy so far: a step's groups are sampled by the policy it updates"
-        _refuse("trainer.max_staleness", config.trainer.max_staleness, why, 0)
+    if config.trainer.max_staleness > 0 and config.algorithm.is_cap == 0:
+        why = f"groups of older policies (trainer.max_staleness={config.trainer.max_staleness}) need weighing"
+        _refuse("algorithm.is_cap", 0.0, why, 2.0)
     if config.learner.minibatches > groups:
         why = f"more than the groups of a step, trainer.groups_per_step={groups}"
         _refuse("learner.minibatches", config.learner.minibatches, why, groups)

@@ -125,6 +125,18 @@ class RolloutConfig(Section):
     temperature: float = setting(1.0, "sampling temperature in training; evaluation is greedy", low=0.01)
     top_p: float = setting(1.0, "nucleus sampling; 1: off, all that training takes", above=0.0, high=1.0)
     max_num_seqs: int = setting(64, "trajectories an engine decodes at once", low=1)
+    groups_ahead: int = setting(
+        0, "groups begun beyond what a step needs, so that no slow one holds it up; the order of posts then varies",
+        low=0,
+    )  # fmt: skip
+    deadline_s: float = setting(0.0, "seconds after which a trajectory is ended and left out; 0: none", low=0.0)
+    pause: str = setting(
+        "wait",
+        "what becomes of turns in the making when new weights come: they end first; are cut and go on; or are frozen",
+        choices=("wait", "abort", "keep"),
+    )
+    stall_timeout_s: float = setting(120.0, "an engine with requests and no step for so long is built anew", low=1.0)
+    autoscale: str = setting("", "MIN:MAX rollout actors, followed by the learner's waiting; empty: fixed")
     cpus_per_worker: float = setting(1.0, "CPUs reserved for each engine", low=0.0)
     gpus_per_worker: float = setting(0.0, "GPUs reserved for each engine", low=0.0)
     tensor_parallel: int = setting(1, "GPUs one engine is spread over", low=1)
@@ -152,6 +164,7 @@ class LearnerConfig(Section):
     row_tokens: int = setting(16384, "tokens packed in a row; a longer trajectory has a row of its own", low=64)
     logprob_chunk: int = setting(1024, "tokens whose vocabulary log-probs are held at once", low=1)
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    max_restarts: int = setting(3, "times in a row, without a step in between, that lost ranks are started again", low=0)
     minibatches: int = setting(1, "optimiser steps each training step's groups are split into", low=1)
     cpus_per_rank: float = setting(1.0, "CPUs reserved for each rank", low=0.0)
     gpus_per_rank: float = setting(0.0, "GPUs reserved for each rank", low=0.0)
@@ -173,6 +186,9 @@ class AlgorithmConfig(Section):
     kl_coef: float = setting(0.001, "weight of the KL to the cold-start policy; 0: off, and no reference kept", low=0.0)
     kl_kind: str = setting("low_var_kl", "KL estimator, as verl's kl_penalty computes it", choices=_KL_KINDS)
     is_cap: float = setting(2.0, "cap of the learner/engine probability ratio that weighs a token; 0: off", low=0.0)
+    is_tolerance: float = setting(
+        1e-4, "log-ratio of learner and engine below which they count as equal: rounding is no difference", low=0.0
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,7 +198,7 @@ class TrainerConfig(Section):
     NAME: ClassVar[str] = "trainer"
     groups_per_step: int = setting(16, "posts (groups) a training step is made of", low=1)
     total_steps: int = setting(200, "training steps", low=1)
-    max_staleness: int = setting(0, "policy versions a group may be behind; so far only 0, strictly on-policy", low=0)
+    max_staleness: int = setting(0, "policy versions a group may be behind when it trains; 0: strictly on-policy", low=0)
     eval_every: int = setting(20, "steps between evaluations; 0: only at the end", low=0)
     checkpoint_every: int = setting(20, "steps between checkpoints; 0: only at the end", low=0)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept; the best evaluated one is besides", low=1)
@@ -190,7 +206,10 @@ class TrainerConfig(Section):
         True, "write the policy with the best eval/gmner_f1 to RUN/best_policy, for serving, as soon as it is found"
     )
     resume: str = setting("auto", "auto: from the run's newest checkpoint; never; or a checkpoint folder")
-    max_refill_rounds: int = setting(3, "times a step may fetch more groups for those without a signal", low=0)
+    refill: float = setting(
+        3.0, "groups a step may begin in place of those without a signal, in multiples of groups_per_step", low=0.0
+    )  # fmt: skip
+    group_attempts: int = setting(5, "times a group is begun before its post is given up and counted", low=1)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,12 @@ def test_the_real_models_train_with_the_published_hyper_parameters(preset: str) 
         ("rollout.temperature=0.001", ["rollout.temperature=0.001", "nearest: rollout.temperature=0.01"]),
         ("model.dtype=bfloat16", ["model.dtype=bfloat16", "gpus_per_rank=0", "nearest: model.dtype=float32"]),
         ("algorithm.advantage=gae", ["algorithm.advantage=gae", "nearest: algorithm.advantage=grpo"]),
-        ("trainer.max_staleness=1", ["trainer.max_staleness=1", "nearest: trainer.max_staleness=0"]),
+        (
+            "trainer.max_staleness=1 algorithm.is_cap=0",
+            ["algorithm.is_cap=0", "trainer.max_staleness=1", "nearest: algorithm.is_cap=2"],
+        ),
+        ("rollout.autoscale=4", ["rollout.autoscale=4", "MIN:MAX", "nearest: rollout.autoscale=1:2"]),
+        ("rollout.autoscale=2:4", ["rollout.workers=1", "nearest: rollout.workers=2"]),
         ("episode.max_turn_tokens=5000", ["episode.max_turn_tokens=5000", "max_tokens=4096"]),
         ("learner.row_tokens=9000", ["learner.row_tokens=9000", "micro_batch_tokens"]),
         ("learner.minibatches=17", ["learner.minibatches=17", "nearest: learner.minibatches=16"]),
@@ -106,7 +111,7 @@ def test_what_cannot_be_is_refused_with_field_value_and_a_way_out(
 ) -> None:
     monkeypatch.chdir(PROJECT)
     with pytest.raises(ConfigError) as caught:
-        load(argument)
+        load(*argument.split())
     for words in says:
         assert words in str(caught.value)
 
