@@ -45,6 +45,7 @@ from sake_ray.tracking import make_trackers
 from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
 from sake_ray.trainer.evaluator import GreedyEvaluator
 from sake_ray.trainer.guard import CollapseGuard
+from sake_ray.trainer.producer import GroupProducer, ProducerSettings
 from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer, TrainerSettings
 from sake_ray.types import Progress
 
@@ -158,27 +159,28 @@ def make_trainer(
         config=config.to_dict(),
         resume_after=whole,
     )
-    sampler = ExampleSampler(data.train, config.run.seed, weights)
+    producer = GroupProducer(
+        producer_settings(config),
+        pools.rollout,
+        pools.rewards,
+        ExampleSampler(data.train, config.run.seed, weights),
+        {post.id: post for post in data.train}.__getitem__,
+    )
     progress = Progress()
     if resumed:
-        sampler.load_state_dict(resumed.state["sampler"])
+        producer.load_state_dict(resumed.state)
         progress = Progress(**resumed.state["progress"])
     return Trainer(
         TrainerSettings(
             total_steps=settings.total_steps,
-            groups_per_step=settings.groups_per_step,
-            group_size=config.rollout.group_size,
-            max_refill_rounds=3,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
             advantage=config.algorithm.advantage,
-            seed=config.run.seed,
             best_by=BEST_BY,
         ),
+        producer=producer,
         rollout=pools.rollout,
-        rewards=pools.rewards,
         learner=pools.learner,
-        sampler=sampler,
         evaluator=GreedyEvaluator(
             pools.rollout,
             data.held_out,
@@ -199,6 +201,20 @@ def make_trainer(
         guard=guard,
         alert_log=JsonlLog(run_dir / ALERTS, resume_after=step),
         timeline=JsonlLog(run_dir / TIMELINE, resume_after=step),
+    )
+
+
+def producer_settings(config: Config) -> ProducerSettings:
+    """How groups are begun and kept."""
+    trainer = config.trainer
+    return ProducerSettings(
+        groups_per_step=trainer.groups_per_step,
+        group_size=config.rollout.group_size,
+        seed=config.run.seed,
+        max_staleness=trainer.max_staleness,
+        groups_ahead=config.rollout.groups_ahead,
+        attempts=trainer.group_attempts,
+        refills=round(trainer.refill * trainer.groups_per_step),
     )
 
 

@@ -16,6 +16,14 @@ from sake_ray.trajectory import Segment, Trajectory, TrajectoryGroup
 from sake_ray.types import Completion, Example, ImageRef, ImageSearch, Observation, Reward, TextSearch
 
 
+class GroupLost(RuntimeError):
+    """Every attempt at a group lost its rollout worker; another attempt may do better."""
+
+
+class LearnerLost(RuntimeError):
+    """A learner rank is gone, and the state of the ranks with it; a checkpoint brings it back."""
+
+
 class PolicyClient(Protocol):
     """Samples from the current policy; what an episode needs of an engine."""
 

@@ -197,6 +197,8 @@ class StopReason(enum.StrEnum):
     SEARCH_LIMIT = "search_limit"
     TURN_LIMIT = "turn_limit"
     TRUNCATED = "truncated"
+    DEADLINE = "deadline"
+    """Cut off by the clock: says nothing of the policy, so it is not trained on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or is not fit to load; the message says which and what to do."""
 
 
+class NoRoom(CheckpointError):
+    """The disk has no room for a checkpoint; those that are there are as they were."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint: its folder, its step, and the JSON state saved with it."""

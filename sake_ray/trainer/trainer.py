@@ -1,31 +1,32 @@
-"""The training loop of stage 2, phase by phase: strictly on-policy GRPO over search episodes.
+"""The training loop of stage 2, phase by phase: GRPO over search episodes.
 
 Knows the Protocols of `sake_ray.interfaces` and nothing of Ray, vLLM or torch. Always holds: a step
-trains on at least one group, or is skipped and counted; every group of a step was sampled by the
-current weights; the checkpoint of a step holds everything the next one depends on and is written
-after the step's rows in the logs, so a resumed run equals an uninterrupted one (its time is in the next
-step's row); the policy with the best evaluation has a checkpoint from that evaluation on.
+trains on at least one group, or is skipped and counted; no group of a step was sampled by weights more than
+`max_staleness` versions old; the checkpoint of a step holds everything the next one depends on and is written
+after the step's rows in the logs, so with max_staleness=0 a resumed run equals an uninterrupted one (its time is in
+the next step's row); the policy with the best evaluation has a checkpoint from that evaluation on; a checkpoint for
+which the disk has no room is tried again after the next step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sake_ray.algorithms.advantage import group_advantages, has_signal
-from sake_ray.interfaces import CountedRollout, CountedSearch, LearnerClient, RewardClient, Tracker
-from sake_ray.metrics import JsonlLog, PhaseTimes, engine_metrics, rollout_metrics, trajectory_rows
+from sake_ray.algorithms.advantage import group_advantages
+from sake_ray.interfaces import CountedRollout, CountedSearch, LearnerClient, RolloutCounts, Tracker
+from sake_ray.metrics import JsonlLog, PhaseTimes, engine_metrics, mean, rollout_metrics, trajectory_rows
 from sake_ray.search_metrics import pool_metrics
-from sake_ray.seeding import derive_seed
+from sake_ray.trainer.checkpoint import NoRoom
 from sake_ray.trainer.guard import Alert, CollapseGuard
-from sake_ray.trainer.parts import Checkpoints, Display, Evaluator, Sampler
+from sake_ray.trainer.parts import Checkpoints, Display, Evaluator
+from sake_ray.trainer.producer import GroupProducer, StepGroups, trainable
 from sake_ray.trainer.timeline import phase_rows, worker_rows
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
-from sake_ray.types import Example, Progress
+from sake_ray.types import Progress
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -36,13 +37,9 @@ class TrainerSettings:
     """What the loop itself needs of the configuration."""
 
     total_steps: int
-    groups_per_step: int
-    group_size: int
-    max_refill_rounds: int
     eval_every: int
     checkpoint_every: int
     advantage: str
-    seed: int
     best_by: str = ""  # the evaluation's metric that the best checkpoint has the highest of; empty: none is kept
 
 
@@ -64,13 +61,12 @@ class Collapsed(StopRequested):
 
 @dataclass
 class Trainer:
-    """Coordinates rollout, rewards and learner; construct, then `await run()`."""
+    """Coordinates producer and learner; construct, then `await run()`."""
 
     settings: TrainerSettings
+    producer: GroupProducer
     rollout: CountedRollout
-    rewards: RewardClient
     learner: LearnerClient
-    sampler: Sampler
     evaluator: Evaluator
     checkpoints: Checkpoints
     tracker: Tracker
@@ -84,8 +80,10 @@ class Trainer:
     guard: CollapseGuard | None = None
     alert_log: JsonlLog | None = None
     timeline: JsonlLog | None = None
-    on_step: Callable[[Progress], None] = lambda progress: None
+    on_step: Callable[[Progress, Mapping[str, float]], None] = lambda progress, metrics: None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _counted: tuple[RolloutCounts, Mapping[str, float]] | None = None
+    _unsaved: bool = False  # the disk had no room for the last checkpoint
     _times: PhaseTimes = field(default_factory=PhaseTimes)  # since the last row was written
 
     def request_stop(self) -> None:
@@ -98,7 +96,15 @@ class Trainer:
         Raises:
             StopRequested: `request_stop` was called.
             Collapsed: the guard says that the policy goes wrong, and is to stop the run then.
+            LearnerLost: a learner rank is gone; a new trainer goes on from the last checkpoint.
+            GroupLost: group after group loses its workers.
         """
+        try:
+            return await self._run()
+        finally:
+            await self.producer.stop()
+
+    async def _run(self) -> Progress:
         await self.learner.publish(self.progress.policy_version)
         if self.progress.step == 0 and self.evaluate_first and self.settings.eval_every:
             await self._evaluate_untrained()
@@ -110,22 +116,21 @@ class Trainer:
 
     async def _step(self) -> None:
         step, times = self.progress.step + 1, self._times
-        before = self.state()
 
         with times.phase("rollout"):
             self.display.phase(step, "rollout")
-            counts, searched = await self.rollout.counts(), await self._search_counts()
+            counts, searched = await self._counts_before()
             try:
-                groups, dropped = await self._or_stop(self._collect_groups(step))
+                groups = await self._or_stop(self.producer.collect(self.progress.policy_version, self._show_group))
             except StopRequested:
-                await self.checkpoints.save(self.learner, before, self.progress.step)
+                await self.producer.stop()  # what was begun is begun again: nothing of the step is lost
+                await self.checkpoints.save(self.learner, self.state(), self.progress.step)
                 raise
-            metrics = engine_metrics(counts, await self.rollout.counts())
-            metrics.update(pool_metrics(searched, await self._search_counts()))
+            self._counted = await self.rollout.counts(), await self._search_counts()
+            metrics = engine_metrics(counts, self._counted[0]) | pool_metrics(searched, self._counted[1])
 
         with times.phase("advantage"):
-            self._assign_advantages(groups)
-            batch = [trajectory for group in groups for trajectory in group.trajectories]
+            batch = self._assign_advantages(groups.kept)
 
         with times.phase("update"):
             self.display.phase(step, "update")
@@ -138,9 +143,10 @@ class Trainer:
             if batch:
                 metrics.update(await self.learner.publish(version))
 
-        self._advance(step, version, groups + dropped)
-        metrics.update(self._step_metrics(groups, dropped))
-        await self._finish_step(step, metrics, groups + dropped, self._watch(step, metrics))
+        self._advance(step, version, groups.all)
+        self.producer.close_step()
+        metrics.update(self._step_metrics(groups))
+        await self._finish_step(step, metrics, groups, self._watch(step, metrics))
 
     async def _update(self, step: int, batch: Sequence[Trajectory]) -> Mapping[str, float]:
         try:
@@ -168,47 +174,23 @@ class Trainer:
     async def _search_counts(self) -> Mapping[str, float]:
         return await self.search.counts() if self.search is not None else {}
 
-    async def _collect_groups(self, step: int) -> tuple[list[TrajectoryGroup], list[TrajectoryGroup]]:
-        """Groups that carry a signal, up to `groups_per_step`, and those dropped because they carry none."""
-        kept: list[TrajectoryGroup] = []
-        dropped: list[TrajectoryGroup] = []
-        for round_index in range(self.settings.max_refill_rounds + 1):
-            missing = self.settings.groups_per_step - len(kept)
-            if not missing:
-                break
-            if round_index:
-                log.info("step %d: %d groups carry no signal; refill round %d", step, len(dropped), round_index)
-            for group in await self._run_groups(step, len(kept) + len(dropped), self.sampler.take(missing)):
-                (kept if has_signal(group.rewards) else dropped).append(group)
-                self.display.group_done(len(kept), self.settings.groups_per_step)
-        return kept, dropped
+    async def _counts_before(self) -> tuple[RolloutCounts, Mapping[str, float]]:
+        """What a step's own counts are counted from: where nothing runs between two steps, from its own begin."""
+        if self._counted is None or not self.producer.settings.max_staleness:
+            self._counted = await self.rollout.counts(), await self._search_counts()
+        return self._counted
 
-    async def _run_groups(self, step: int, offset: int, examples: Sequence[Example]) -> list[TrajectoryGroup]:
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(self._run_group(step, offset + i, example)) for i, example in enumerate(examples)
-            ]
-        return [task.result() for task in running]
+    def _show_group(self, kept: int) -> None:
+        self.display.group_done(kept, self.producer.settings.groups_per_step)
 
-    async def _run_group(self, step: int, slot: int, example: Example) -> TrajectoryGroup:
-        """Sample a post's group and score it as soon as it is whole."""
-        seeds = [
-            derive_seed(self.settings.seed, step, slot, example.id, sample)
-            for sample in range(self.settings.group_size)
-        ]
-        group = await self.rollout.rollout(example, seeds=seeds)
-        began, started = time.time(), time.perf_counter()
-        rewards = await self.rewards.score(group.trajectories)
-        took = time.perf_counter() - started
-        for trajectory, reward in zip(group.trajectories, rewards, strict=True):
-            trajectory.reward, trajectory.score_began_s, trajectory.score_s = reward, began, took
-        return group
-
-    def _assign_advantages(self, groups: Sequence[TrajectoryGroup]) -> None:
-        advantages = group_advantages([group.rewards for group in groups], self.settings.advantage)
-        for group, values in zip(groups, advantages, strict=True):
-            for trajectory, value in zip(group.trajectories, values, strict=True):
+    def _assign_advantages(self, groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
+        """The trajectories to train on, each with its advantage."""
+        members = [trainable(group) for group in groups]
+        rewards = [[t.reward.total for t in group if t.reward is not None] for group in members]
+        for group, values in zip(members, group_advantages(rewards, self.settings.advantage), strict=True):
+            for trajectory, value in zip(group, values, strict=True):
                 trajectory.advantage = value
+        return [trajectory for group in members for trajectory in group]
 
     def _advance(self, step: int, version: int, groups: Sequence[TrajectoryGroup]) -> None:
         tokens = sum(len(t.token_ids) for group in groups for t in group.trajectories)
@@ -220,20 +202,23 @@ class Trainer:
             tokens_seen=self.progress.tokens_seen + tokens,
         )
 
-    def _step_metrics(self, kept: list[TrajectoryGroup], dropped: list[TrajectoryGroup]) -> dict[str, float]:
-        trajectories: list[Trajectory] = [t for group in kept + dropped for t in group.trajectories]
-        metrics = rollout_metrics(trajectories)
-        metrics["rollout/groups"] = len(kept)
-        metrics["rollout/zero_signal_groups"] = len(dropped)
-        metrics["rollout/staleness"] = 0.0
-        metrics["train/skipped"] = float(not kept)
+    def _step_metrics(self, groups: StepGroups) -> dict[str, float]:
+        metrics = rollout_metrics([t for group in groups.all for t in group.trajectories])
+        metrics["rollout/groups"] = len(groups.kept)
+        metrics["rollout/zero_signal_groups"] = len(groups.void)
+        metrics["rollout/given_up_groups"] = groups.given_up
+        metrics |= {f"rollout/{why}_groups": float(count) for why, count in groups.returned.items()}
+        metrics["rollout/staleness"] = mean(groups.staleness)
+        metrics["rollout/staleness_max"] = max(groups.staleness, default=0)
+        metrics["time/held_share"] = groups.held_s / max(groups.seconds, 1e-9)
+        metrics["train/skipped"] = float(not groups.kept)
         metrics["train/policy_version"] = self.progress.policy_version
-        if not kept:
+        if not groups.kept:
             log.warning("step %d: no group carried a signal; the step trained nothing", self.progress.step)
         return metrics
 
     async def _finish_step(
-        self, step: int, metrics: dict[str, float], groups: list[TrajectoryGroup], alerts: Sequence[Alert]
+        self, step: int, metrics: dict[str, float], groups: StepGroups, alerts: Sequence[Alert]
     ) -> None:
         last, times = step == self.settings.total_steps, self._times
         collapsed = next((alert for alert in alerts if alert.action == "stop"), None)
@@ -246,10 +231,9 @@ class Trainer:
                     best = self._is_best(step, metrics)
                 except StopRequested:
                     cut_off = True
-        self.trajectory_log.append(trajectory_rows(groups, step, "train"))
-        metrics.update(times.metrics())
-        metrics["rollout/tokens_per_s"] = _sampled(groups) / max(times.seconds["rollout"], 1e-9)
-        self._draw(step, times, groups)
+        self.trajectory_log.append(trajectory_rows(groups.all, step, "train"))
+        metrics.update(self._time_metrics(groups))
+        self._draw(step, times, groups.all)
         if cut_off:
             self.unevaluated = metrics
         else:
@@ -257,11 +241,11 @@ class Trainer:
             # tracker refuses (NaN) must leave no checkpoint.
             self._log(step, metrics, collapsed)
         self._times = PhaseTimes()
-        self.on_step(self.progress)
+        self.on_step(self.progress, metrics)
         ends = self._stop.is_set() or collapsed is not None
-        saved = last or ends or best or _due(step, self.settings.checkpoint_every)
+        saved = last or ends or best or self._unsaved or _due(step, self.settings.checkpoint_every)
         if saved:
-            await self._save(step, self._times)
+            await self._save(step, self._times, must=last or ends)
         if not cut_off:
             self.display.step(step, metrics)
         if collapsed is not None and not last:
@@ -280,10 +264,26 @@ class Trainer:
             # A number that is not finite: what made it is in the weights, so the checkpoint before is the last one.
             raise Collapsed(f"stopped in step {step} by the guard ({collapsed.name}): {collapsed.message}") from error
 
-    async def _save(self, step: int, times: PhaseTimes) -> None:
+    def _time_metrics(self, groups: StepGroups) -> dict[str, float]:
+        """The step's phases, the share of it in which the learner waited for groups, and the speed of sampling."""
+        metrics = self._times.metrics()
+        waited, whole = self._times.seconds["rollout"], max(metrics["time/step_s"], 1e-9)
+        sampling = whole if self.producer.settings.max_staleness else max(waited, 1e-9)
+        sampled = sum(t.trained_tokens for group in groups.all for t in group.trajectories)
+        return metrics | {"time/wait_share": waited / whole, "rollout/tokens_per_s": sampled / sampling}
+
+    async def _save(self, step: int, times: PhaseTimes, *, must: bool = True) -> None:
+        """Write a checkpoint; one that only the rhythm asks for may fail for want of room, and is then made up for."""
         with times.phase("checkpoint"):
             self.display.phase(step, "checkpoint")
-            await self.checkpoints.save(self.learner, self.state(), step)
+            try:
+                await self.checkpoints.save(self.learner, self.state(), step)
+                self._unsaved = False
+            except NoRoom as error:
+                if must:
+                    raise
+                self._unsaved = True
+                log.error("%s. The run goes on, and tries again after the next step", error)
         self._draw(step, times)
 
     def _is_best(self, step: int, metrics: Mapping[str, float]) -> bool:
@@ -332,8 +332,7 @@ class Trainer:
         """Everything the next step depends on, but the learner's own state."""
         return {
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
-            "sampler": self.sampler.state_dict(),
-            "seed": self.settings.seed,
+            **self.producer.state_dict(),
             "unevaluated": None if self.unevaluated is None else dict(self.unevaluated),
             "best": None if self.best is None else {"step": self.best.step, "value": self.best.value},
             "guard": None if self.guard is None else self.guard.state_dict(),
@@ -356,7 +355,3 @@ class Trainer:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _sampled(groups: Sequence[TrajectoryGroup]) -> int:
-    return sum(t.trained_tokens for group in groups for t in group.trajectories)

@@ -23,6 +23,7 @@ from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.trainer.checkpoint import CheckpointStore
 from sake_ray.trainer.evaluator import GreedyEvaluator, Prediction
 from sake_ray.trainer.guard import CollapseGuard
+from sake_ray.trainer.producer import GroupProducer, ProducerSettings
 from sake_ray.trainer.trainer import Best, Trainer, TrainerSettings
 from sake_ray.trajectory import Segment, Trajectory, TrajectoryGroup, Turn
 from sake_ray.types import (
@@ -39,17 +40,8 @@ from sake_ray.types import (
 )
 
 PIXELS: dict[str, Any] = {"min_pixels": 100, "max_pixels": 100 * 100}
-SETTINGS = TrainerSettings(
-    total_steps=6,
-    groups_per_step=2,
-    group_size=3,
-    max_refill_rounds=2,
-    eval_every=3,
-    checkpoint_every=2,
-    advantage="grpo",
-    seed=5,
-    best_by="eval/gmner_f1",
-)
+SETTINGS = TrainerSettings(total_steps=6, eval_every=3, checkpoint_every=2, advantage="grpo", best_by="eval/gmner_f1")
+GROUPS = ProducerSettings(groups_per_step=2, group_size=3, seed=5, refills=4)
 GUARDED = GuardConfig()
 EVENTS = ("rollout", "reward", "update", "publish", "save", "greedy")
 
@@ -193,8 +185,8 @@ class SeenDisplay:
 
 
 def share_right(predictions: Sequence[Sequence[Prediction]], examples: Sequence[Example]) -> dict[str, float]:
-    """A score that changes with every prediction; 5 makes the second of three evaluations the best."""
-    return {"gmner_f1": digest(5, [[p.text for p in said] for said in predictions], len(examples)) / 2**32}
+    """A score that changes with every prediction; 10 makes the second of three evaluations the best."""
+    return {"gmner_f1": digest(10, [[p.text for p in said] for said in predictions], len(examples)) / 2**32}
 
 
 @dataclass
@@ -212,6 +204,7 @@ class Run:
         folder: Path,
         settings: TrainerSettings = SETTINGS,
         *,
+        groups: ProducerSettings = GROUPS,
         posts: Sequence[Example] = POSTS,
         at: Callable[[int, str, Run], None] = lambda number, name, run: None,
         guarded: GuardConfig = GUARDED,
@@ -230,23 +223,28 @@ class Run:
         whole = found.step - 1 if found is not None and unevaluated is not None else after
         rollout = FakeRollout(happening)
         learner = FakeLearner(happening, rollout)
-        sampler = ExampleSampler(posts, settings.seed)
+        producer = GroupProducer(
+            groups,
+            rollout,
+            FakeRewards(happening),
+            ExampleSampler(posts, groups.seed),
+            {post.id: post for post in posts}.__getitem__,
+        )
         progress, guard, best = Progress(), CollapseGuard(guarded), None
         if found is not None:
             guard.load_state_dict(found.state["guard"])
             best = None if found.state["best"] is None else Best(**found.state["best"])
             await learner.load(found.folder / "learner")
-            sampler.load_state_dict(found.state["sampler"])
+            producer.load_state_dict(found.state)
             progress = Progress(**found.state["progress"])
         evaluation_log = JsonlLog(folder / "eval_trajectories.jsonl", resume_after=whole)
         evaluator = GreedyEvaluator(rollout, HELD_OUT, share_right, **PIXELS, trajectory_log=evaluation_log)
         display = SeenDisplay()
         trainer = Trainer(
             settings,
+            producer=producer,
             rollout=rollout,
-            rewards=FakeRewards(happening),
             learner=learner,
-            sampler=sampler,
             evaluator=evaluator,
             checkpoints=StoredCheckpoints(store),
             tracker=JsonlTracker(JsonlLog(folder / "metrics.jsonl", resume_after=whole)),
