@@ -164,7 +164,7 @@ class LearnerConfig(Section):
     row_tokens: int = setting(16384, "tokens packed in a row; a longer trajectory has a row of its own", low=64)
     logprob_chunk: int = setting(1024, "tokens whose vocabulary log-probs are held at once", low=1)
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
-    max_restarts: int = setting(3, "times in a row, without a step in between, that lost ranks are started again", low=0)
+    max_restarts: int = setting(3, "times in a row, with no step between, that lost ranks are started again", low=0)
     minibatches: int = setting(1, "optimiser steps each training step's groups are split into", low=1)
     cpus_per_rank: float = setting(1.0, "CPUs reserved for each rank", low=0.0)
     gpus_per_rank: float = setting(0.0, "GPUs reserved for each rank", low=0.0)
@@ -198,7 +198,7 @@ class TrainerConfig(Section):
     NAME: ClassVar[str] = "trainer"
     groups_per_step: int = setting(16, "posts (groups) a training step is made of", low=1)
     total_steps: int = setting(200, "training steps", low=1)
-    max_staleness: int = setting(0, "policy versions a group may be behind when it trains; 0: strictly on-policy", low=0)
+    max_staleness: int = setting(0, "versions a group may be behind when it trains; 0: strictly on-policy", low=0)
     eval_every: int = setting(20, "steps between evaluations; 0: only at the end", low=0)
     checkpoint_every: int = setting(20, "steps between checkpoints; 0: only at the end", low=0)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept; the best evaluated one is besides", low=1)

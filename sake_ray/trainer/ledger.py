@@ -188,7 +188,7 @@ class GroupLedger:
         """
         try:
             draws = [Draw(int(index), str(post), int(failures)) for index, post, failures in state["open"]]
-            ends = Counter({End(end): int(count) for end, count in state["ends"].items()})
+            ends: Counter[str] = Counter({End(end): int(count) for end, count in state["ends"].items()})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the state of the groups cannot be read: {error!r}; state {dict(state)!r:.200}"

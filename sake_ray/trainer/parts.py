@@ -15,6 +15,11 @@ from sake_ray.types import Example
 class Sampler(Stateful, Protocol):
     """Gives posts in a seeded order."""
 
+    @property
+    def dealt(self) -> int:
+        """How many posts it has given in all, in earlier processes too."""
+        ...
+
     def take(self, count: int) -> list[Example]:
         """The next `count` posts."""
         ...
