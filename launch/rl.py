@@ -13,7 +13,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,37 +22,27 @@ import ray
 
 from actors.placement import init_ray
 from launch.display import RunDisplay
-from launch.held_out import held_out_scores
 from launch.job_data import DataSet, load_data
-from launch.pools import Pools, running_pools
+from launch.pools import running_pools
 from launch.report import verdicts
-from launch.run_checkpoints import BEST_BY, RunCheckpoints, find_checkpoint, read_best
+from launch.run_checkpoints import find_checkpoint, read_best
 from launch.search_tool import check_search, spent
 from launch.starting import StageLine, starting_point
+from launch.training import ALERTS, Parts, train
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
-from sake_ray.config.guard_section import GuardConfig
-from sake_ray.config.identity import identity
 from sake_ray.config.plan import describe_plan, totals
 from sake_ray.config.values import ConfigError
 from sake_ray.data.json_files import read_values
 from sake_ray.data.problems import DataError
-from sake_ray.data.sampler import ExampleSampler
-from sake_ray.metrics import JsonlLog, JsonlTracker
 from sake_ray.pages import run_page
 from sake_ray.report import draw_curves, read_metrics, table_text
-from sake_ray.tracking import make_trackers
 from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
-from sake_ray.trainer.evaluator import GreedyEvaluator
-from sake_ray.trainer.guard import CollapseGuard
-from sake_ray.trainer.producer import GroupProducer, ProducerSettings
-from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer, TrainerSettings
-from sake_ray.types import Progress
+from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer
 
 log = logging.getLogger(__name__)
 REFUSED, COLLAPSED, SPENT, STOPPED = 2, 3, 4, 130
 Result = TypeVar("Result")
-ALERTS, TIMELINE = "alerts.jsonl", "timeline.jsonl"
 
 
 def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
@@ -70,8 +60,8 @@ def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
     scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
     try:
         return asyncio.run(run_job(config, resumed))
-    except BaseExceptionGroup as group:
-        if (why := spent(group)) is None:
+    except Exception as error:  # the process boundary
+        if (why := spent(error)) is None:
             raise
         log.error("%s. The same command then goes on from the run's last checkpoint", why)
         return SPENT
@@ -89,10 +79,15 @@ async def run_job(config: Config, resumed: Checkpoint | None) -> int:
     display = RunDisplay(run_dir, config.trainer.total_steps)
     stop, training = asyncio.Event(), asyncio.Event()
     _on_signals(stop)
+    watchers: list[asyncio.Task[None]] = []
+
+    def begun(trainer: Trainer) -> None:
+        watchers.append(asyncio.create_task(_pass_on(stop, training, trainer)))
+
     try:
         data = load_data(config)
         log.info("%d training posts, %d held-out posts from %s", len(data.train), len(data.held_out), data.root)
-        stages = await _until(stop, training, _train(config, data, run_dir, display, resumed, stop, training))
+        stages = await _until(stop, training, _train(config, data, run_dir, display, resumed, begun))
     except Collapsed as collapsed:
         log.error("%s. The same command goes on from its last checkpoint; guard.action=warn only says so", collapsed)
         display.close("stopped by the guard")
@@ -101,6 +96,9 @@ async def run_job(config: Config, resumed: Checkpoint | None) -> int:
         log.info("%s; run the same command to go on from there", stopped)
         display.close("stopped")
         return STOPPED
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
     display.close("done")
     _report(config, run_dir, stages)
     return 0
@@ -112,126 +110,14 @@ async def _train(
     run_dir: Path,
     display: RunDisplay,
     resumed: Checkpoint | None,
-    stop: asyncio.Event,
-    training: asyncio.Event,
+    begun: Callable[[Trainer], None],
 ) -> tuple[StageLine, ...]:
     start = await starting_point(config, data, display)
     async with running_pools(config, model=start.model, data_root=data.root, run_dir=run_dir) as pools:
         data = replace(data, train=start.train)
-        trainer = make_trainer(config, data, pools, run_dir, display, resumed, start.weights)
-        if resumed is not None:
-            await pools.learner.load(resumed.folder / "learner")
-            log.info("resumed from %s", resumed.folder)
-        trainer.best = await run_checkpoints(config, run_dir).go_on(pools.learner, resumed)
-        watcher = asyncio.create_task(_pass_on(stop, training, trainer))
-        try:
-            await trainer.run()
-        finally:
-            watcher.cancel()
+        await train(Parts(config, data, pools, run_dir, display, start.weights), resumed, begun)
         await pools.learner.export(run_dir / "policy")
     return start.stages
-
-
-def make_trainer(
-    config: Config,
-    data: DataSet,
-    pools: Pools,
-    run_dir: Path,
-    display: RunDisplay,
-    resumed: Checkpoint | None,
-    weights: Sequence[float] | None = None,
-) -> Trainer:
-    """The trainer of a job, its state restored from `resumed`; `weights` say how often each training post comes."""
-    step = resumed.step if resumed else None
-    unevaluated = resumed.state["unevaluated"] if resumed else None
-    # A step whose evaluation is still to come has its row, and that evaluation's, written by this process.
-    whole = step if step is None or unevaluated is None else step - 1
-    settings = config.trainer
-    logs = JsonlLog(run_dir / "trajectories.jsonl", resume_after=step)
-    guard = make_guard(config)
-    if guard is not None and resumed and resumed.state.get("guard") is not None:
-        guard.load_state_dict(resumed.state["guard"])
-    eval_log = JsonlLog(run_dir / "eval_trajectories.jsonl", resume_after=whole)
-    trackers = make_trackers(
-        config.tracking.backends,
-        project=config.tracking.project,
-        run_dir=run_dir,
-        config=config.to_dict(),
-        resume_after=whole,
-    )
-    producer = GroupProducer(
-        producer_settings(config),
-        pools.rollout,
-        pools.rewards,
-        ExampleSampler(data.train, config.run.seed, weights),
-        {post.id: post for post in data.train}.__getitem__,
-    )
-    progress = Progress()
-    if resumed:
-        producer.load_state_dict(resumed.state)
-        progress = Progress(**resumed.state["progress"])
-    return Trainer(
-        TrainerSettings(
-            total_steps=settings.total_steps,
-            eval_every=settings.eval_every,
-            checkpoint_every=settings.checkpoint_every,
-            advantage=config.algorithm.advantage,
-            best_by=BEST_BY,
-        ),
-        producer=producer,
-        rollout=pools.rollout,
-        learner=pools.learner,
-        evaluator=GreedyEvaluator(
-            pools.rollout,
-            data.held_out,
-            held_out_scores,
-            min_pixels=config.data.min_pixels,
-            max_pixels=config.data.max_pixels,
-            trajectory_log=eval_log,
-            on_post=display.evaluated,
-        ),
-        checkpoints=run_checkpoints(config, run_dir),
-        tracker=JsonlTracker(JsonlLog(run_dir / "metrics.jsonl", resume_after=whole), trackers),
-        trajectory_log=logs,
-        display=display,
-        search=pools.search,
-        progress=progress,
-        evaluate_first=resumed is None,
-        unevaluated=unevaluated,
-        guard=guard,
-        alert_log=JsonlLog(run_dir / ALERTS, resume_after=step),
-        timeline=JsonlLog(run_dir / TIMELINE, resume_after=step),
-    )
-
-
-def producer_settings(config: Config) -> ProducerSettings:
-    """How groups are begun and kept."""
-    trainer = config.trainer
-    return ProducerSettings(
-        groups_per_step=trainer.groups_per_step,
-        group_size=config.rollout.group_size,
-        seed=config.run.seed,
-        max_staleness=trainer.max_staleness,
-        groups_ahead=config.rollout.groups_ahead,
-        attempts=trainer.group_attempts,
-        refills=round(trainer.refill * trainer.groups_per_step),
-    )
-
-
-def run_checkpoints(config: Config, run_dir: Path) -> RunCheckpoints:
-    """The checkpoints of a job's run folder."""
-    settings = config.trainer
-    return RunCheckpoints(run_dir / "checkpoints", settings.keep_checkpoints, identity(config), settings.export_best)
-
-
-def make_guard(config: Config) -> CollapseGuard | None:
-    """The collapse guard of a job; an episode that allows no search cannot stop searching."""
-    settings: GuardConfig = config.guard
-    if settings.action == "off":
-        return None
-    if not config.episode.text_searches and not config.episode.image_searches:
-        settings = replace(settings, search_low=0.0)
-    return CollapseGuard(settings)
 
 
 async def _until(stop: asyncio.Event, training: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from launch import rl
+from launch import rl, training
 from launch.job_data import DataSet
 from launch.pools import Pools
 from launch.rl import COLLAPSED, REFUSED, STOPPED, run_job
@@ -28,6 +28,7 @@ from launch.starting import Start
 from sake_ray.config.config import Config
 from sake_ray.config.identity import identity
 from sake_ray.config.load import resolve
+from sake_ray.interfaces import LearnerLost
 from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from sake_ray.trainer.trainer import StopRequested
 from sake_ray.trajectory import TrajectoryGroup
@@ -386,6 +387,39 @@ def test_a_signal_ends_the_job_with_a_checkpoint_and_the_same_command_goes_on(
     assert policies[0] == policies[1]
 
 
+def lose_ranks_at(job: Job, event: str, *counts: int) -> Callable[[str], None]:
+    """A rank dies at these of the events of that name, and what the ranks held is gone."""
+    seen = [0]
+
+    def happening(name: str) -> None:
+        seen[0] += name == event
+        if name == event and seen[0] in counts:
+            raise LearnerLost(f"learner-1 died in {event}")
+
+    return happening
+
+
+@pytest.mark.parametrize(
+    ("event", "counts"),
+    [("update", (1,)), ("update", (2, 5)), ("publish", (4,)), ("save", (1,)), ("update", (3, 4, 5))],
+)
+def test_lost_ranks_go_on_from_the_last_checkpoint_as_if_nothing_had_happened(
+    job: Job, tmp_path: Path, event: str, counts: tuple[int, ...]
+) -> None:
+    assert job.run(settings(tmp_path / "whole")) == 0
+    assert job.run(settings(tmp_path / "lost"), lose_ranks_at(job, event, *counts)) == 0
+    assert job.events.count("restart") == len(counts)
+    assert job.events.count("cold start") == 1, "the pools were started again"
+    assert Outcome.of(tmp_path / "lost") == Outcome.of(tmp_path / "whole")
+
+
+def test_ranks_that_are_lost_again_and_again_end_the_job(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(LearnerLost, match="learner-1 died in update"):
+        job.run(settings(tmp_path, "learner.max_restarts=2"), lose_ranks_at(job, "update", *range(3, 99)))
+    assert job.events.count("restart") == 2
+    assert chosen(settings(tmp_path)).step == 2
+
+
 def test_a_signal_during_the_cold_start_ends_the_job_at_once(job: Job, tmp_path: Path) -> None:
     config = settings(tmp_path)
     assert job.run(config, signal_at(job, "cold start", 1, signal.SIGTERM)) == STOPPED
@@ -437,7 +471,7 @@ def best(run_dir: Path) -> dict[str, Any]:
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out scores that tell one evaluation from another."""
-    monkeypatch.setattr(rl, "held_out_scores", share_right)
+    monkeypatch.setattr(training, "held_out_scores", share_right)
 
 
 EVALUATED = ("trainer.eval_every=1", "trainer.checkpoint_every=4", "trainer.keep_checkpoints=1")

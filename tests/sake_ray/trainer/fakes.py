@@ -149,6 +149,10 @@ class FakeLearner:
     async def export(self, folder: Path) -> None:
         _write(folder, "weights", str(self.weights))
 
+    async def restart(self) -> None:
+        self.happening("restart")
+        self.weights, self.updates = 1, 0
+
 
 def _write(folder: Path, name: str, text: str) -> None:
     folder.mkdir(exist_ok=True)
