@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import ray
 
 from actors.placement import init_ray
+from launch.control import watched
 from launch.display import RunDisplay
 from launch.job_data import DataSet, load_data
 from launch.pools import running_pools
@@ -115,7 +116,14 @@ async def _train(
     start = await starting_point(config, data, display)
     async with running_pools(config, model=start.model, data_root=data.root, run_dir=run_dir) as pools:
         data = replace(data, train=start.train)
-        await train(Parts(config, data, pools, run_dir, display, start.weights), resumed, begun)
+        async with watched(config, run_dir, pools) as control:
+
+            def seen(trainer: Trainer) -> None:
+                control.view = trainer.view
+                begun(trainer)
+
+            parts = Parts(config, data, pools, run_dir, display, start.weights, control.stepped)
+            await control.beside(train(parts, resumed, seen))
         await pools.learner.export(run_dir / "policy")
     return start.stages
 

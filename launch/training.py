@@ -7,7 +7,7 @@ this process as in another; rollout workers, search and rewards keep running whi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,10 @@ ALERTS, TIMELINE = "alerts.jsonl", "timeline.jsonl"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a trainer is made of beside a checkpoint; `weights` say how often each training post comes."""
+    """What a trainer is made of beside a checkpoint.
+
+    `weights` say how often each training post comes; `stepped` is told the metrics of every step.
+    """
 
     config: Config
     data: DataSet
@@ -44,6 +47,7 @@ class Parts:
     run_dir: Path
     display: RunDisplay
     weights: Sequence[float] | None = None
+    stepped: Callable[[Mapping[str, float]], None] = lambda metrics: None
 
 
 async def train(parts: Parts, resumed: Checkpoint | None, begun: Callable[[Trainer], None]) -> None:
@@ -142,6 +146,7 @@ def make_trainer(parts: Parts, resumed: Checkpoint | None) -> Trainer:
         guard=guard,
         alert_log=JsonlLog(run_dir / ALERTS, resume_after=step),
         timeline=JsonlLog(run_dir / TIMELINE, resume_after=step),
+        on_step=lambda progress, metrics: parts.stepped(metrics),
     )
 
 

@@ -83,6 +83,8 @@ class Trainer:
     on_step: Callable[[Progress, Mapping[str, float]], None] = lambda progress, metrics: None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _counted: tuple[RolloutCounts, Mapping[str, float]] | None = None
+    _phase: str = "start"
+    _last_times: dict[str, float] = field(default_factory=dict)  # seconds of the last step, by phase
     _unsaved: bool = False  # the disk had no room for the last checkpoint
     _times: PhaseTimes = field(default_factory=PhaseTimes)  # since the last row was written
 
@@ -118,7 +120,7 @@ class Trainer:
         step, times = self.progress.step + 1, self._times
 
         with times.phase("rollout"):
-            self.display.phase(step, "rollout")
+            self._show(step, "rollout")
             counts, searched = await self._counts_before()
             try:
                 groups = await self._or_stop(self.producer.collect(self.progress.policy_version, self._show_group))
@@ -133,12 +135,12 @@ class Trainer:
             batch = self._assign_advantages(groups.kept)
 
         with times.phase("update"):
-            self.display.phase(step, "update")
+            self._show(step, "update")
             if batch:
                 metrics.update(await self._update(step, batch))
 
         with times.phase("publish"):
-            self.display.phase(step, "publish")
+            self._show(step, "publish")
             version = self.progress.policy_version + bool(batch)
             if batch:
                 metrics.update(await self.learner.publish(version))
@@ -179,6 +181,10 @@ class Trainer:
         if self._counted is None or not self.producer.settings.max_staleness:
             self._counted = await self.rollout.counts(), await self._search_counts()
         return self._counted
+
+    def _show(self, step: int, phase: str) -> None:
+        self._phase = phase
+        self.display.phase(step, phase)
 
     def _show_group(self, kept: int) -> None:
         self.display.group_done(kept, self.producer.settings.groups_per_step)
@@ -225,7 +231,7 @@ class Trainer:
         cut_off = best = False
         if last or _due(step, self.settings.eval_every):
             with times.phase("eval"):
-                self.display.phase(step, "eval")
+                self._show(step, "eval")
                 try:
                     metrics.update(await self._or_stop(self.evaluator.evaluate(step)))
                     best = self._is_best(step, metrics)
@@ -240,7 +246,7 @@ class Trainer:
             # Before the checkpoint: a resumed run writes no row of this step again, and a step whose metrics the
             # tracker refuses (NaN) must leave no checkpoint.
             self._log(step, metrics, collapsed)
-        self._times = PhaseTimes()
+        self._last_times, self._times = dict(times.seconds), PhaseTimes()
         self.on_step(self.progress, metrics)
         ends = self._stop.is_set() or collapsed is not None
         saved = last or ends or best or self._unsaved or _due(step, self.settings.checkpoint_every)
@@ -275,7 +281,7 @@ class Trainer:
     async def _save(self, step: int, times: PhaseTimes, *, must: bool = True) -> None:
         """Write a checkpoint; one that only the rhythm asks for may fail for want of room, and is then made up for."""
         with times.phase("checkpoint"):
-            self.display.phase(step, "checkpoint")
+            self._show(step, "checkpoint")
             try:
                 await self.checkpoints.save(self.learner, self.state(), step)
                 self._unsaved = False
@@ -317,7 +323,7 @@ class Trainer:
     async def _evaluate_last_step(self, metrics: Mapping[str, float]) -> None:
         """Make up for the evaluation that a stop cut off: its step's row is written only now."""
         step, times = self.progress.step, PhaseTimes()
-        self.display.phase(step, "eval")
+        self._show(step, "eval")
         with times.phase("eval"):
             whole = {**metrics, **await self._or_stop(self.evaluator.evaluate(step))}
         self.unevaluated = None
@@ -327,6 +333,19 @@ class Trainer:
         if best:  # its checkpoint is there; that it is the best is not known yet
             await self._save(step, times)
         self.display.step(step, whole)
+
+    def view(self) -> dict[str, object]:
+        """Where the run stands at this moment, as JSON-able values for people who watch it."""
+        return {
+            "step": self.progress.step,
+            "total_steps": self.settings.total_steps,
+            "policy_version": self.progress.policy_version,
+            "phase": self._phase,
+            "groups": self.producer.ledger.counts(),
+            "returned": dict(self.producer.ledger.returns),
+            "staleness": {str(age): count for age, count in sorted(self.producer.ages().items())},
+            "times": self._last_times,
+        }
 
     def state(self) -> dict[str, object]:
         """Everything the next step depends on, but the learner's own state."""

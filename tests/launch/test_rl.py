@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -325,6 +326,7 @@ class Job:
         for name, stand_in in (
             ("starting_point", starting_point),
             ("running_pools", running_pools),
+            ("watched", unwatched),
             ("load_data", lambda config: DataSet(POSTS, HELD_OUT, Path("data"), {})),
             ("draw_curves", lambda rows, path, title: path.write_bytes(b"")),
         ):
@@ -342,6 +344,16 @@ class SlowRollout(FakeRollout):
         for _ in range(20):
             await asyncio.sleep(0)
         return group
+
+
+@asynccontextmanager
+async def unwatched(config: Config, run_dir: Path, pools: Pools) -> AsyncIterator[Any]:
+    """As `launch.control.watched`, with nobody there to watch."""
+
+    async def beside(work: Any) -> Any:
+        return await work
+
+    yield SimpleNamespace(beside=beside, stepped=lambda metrics: None)
 
 
 @dataclass
