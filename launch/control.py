@@ -47,7 +47,7 @@ class Watched(Protocol):
 
 @dataclass
 class JobControl:
-    """Publishes the status every `EVERY_S` seconds and carries out commands."""
+    """Publishes the status every `every_s` seconds and carries out commands."""
 
     run_dir: Path
     pools: Mapping[str, ScalablePool]
@@ -55,9 +55,11 @@ class JobControl:
     view: Callable[[], Mapping[str, Any]] = dict  # of the trainer, once there is one
     autoscale: AutoscaleSettings | None = None
     name: str = field(default_factory=own_name)
+    make_board: Callable[[str], Any] = start_control
+    every_s: float = EVERY_S
 
     def __post_init__(self) -> None:
-        self._board = start_control(self.name)
+        self._board = self.make_board(self.name)
         self._gauges = TrainerGauges()
         self._autoscaler = None if self.autoscale is None else Autoscaler(self.autoscale)
         self._resizing: asyncio.Task[None] | None = None
@@ -68,9 +70,9 @@ class JobControl:
         own = [asyncio.ensure_future(self._publish()), asyncio.ensure_future(self._obey())]
         try:
             await asyncio.wait({task, *own}, return_when=asyncio.FIRST_COMPLETED)
-            for each in own:
-                if each.done():
-                    each.result()  # raises: it has no other end
+            for side in own:
+                if side.done():
+                    side.result()  # raises: it has no other end
             return await task
         finally:
             for each in (task, *own):
@@ -144,7 +146,7 @@ class JobControl:
             status = await self.status()
             self._gauges.view(status["trainer"])
             await self._at_board("publish", json.dumps(status))
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self.every_s)
 
     async def _obey(self) -> None:
         while True:

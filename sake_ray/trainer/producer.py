@@ -23,6 +23,7 @@ from sake_ray.seeding import derive_seed
 from sake_ray.trainer.ledger import Draw, End, GroupLedger, Place, Return
 from sake_ray.trainer.parts import Sampler
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
+from sake_ray.trajectory_json import from_json, to_json
 from sake_ray.types import Example, StopReason
 
 log = logging.getLogger(__name__)
@@ -148,8 +149,13 @@ class GroupProducer:
         await self._cancel()
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state, of the sampler and of every group that has not ended."""
-        return {"sampler": self.sampler.state_dict(), "groups": self.ledger.state_dict()}
+        """JSON-able state, of the sampler and of every group that has not ended.
+
+        Where groups may be older than the policy, those that were played are in it whole, and train after a resume.
+        """
+        kept = (*self.ledger.at(Place.READY), *self.ledger.at(Place.TAKEN)) if self.settings.max_staleness else ()
+        buffer = [[index, [to_json(t) for t in self._played[index].trajectories]] for index in kept]
+        return {"sampler": self.sampler.state_dict(), "groups": self.ledger.state_dict(), "buffer": buffer}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
@@ -158,8 +164,15 @@ class GroupProducer:
             ValueError: the state is of another data set, or none of a producer.
         """
         self.sampler.load_state_dict(state["sampler"])
-        self.ledger.load_state_dict(state["groups"])
-        self._posts = {draw.index: self._find_post(draw.post) for draw in self.ledger.waiting()}
+        posts = {int(index): self._find_post(post) for index, post, _ in state["groups"]["open"]}
+        played: dict[int, TrajectoryGroup] = {}
+        for index, rows in state["buffer"]:
+            try:
+                played[index] = TrajectoryGroup(posts[index], [from_json(row, posts[index]) for row in rows])
+            except ValueError as error:
+                log.warning("group %d is sampled anew: %s", index, error)
+        self.ledger.load_state_dict(state["groups"], ready=list(played))
+        self._posts, self._played = posts, played
         self._given_up = self.ledger.ends[End.GIVEN_UP]
 
     def ages(self) -> dict[int, int]:

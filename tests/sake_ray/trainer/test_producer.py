@@ -181,6 +181,24 @@ async def test_what_is_too_old_is_sampled_anew_with_its_own_seeds() -> None:
     await producer.stop()
 
 
+async def test_what_was_played_before_a_stop_trains_after_it() -> None:
+    producer = make(Pool())
+    await producer.collect(0)
+    await until(lambda: producer.ledger.size(Place.READY) == 2)
+    producer.close_step()
+    await producer.stop()
+    state = json.loads(json.dumps(producer.state_dict()))
+    pool = Pool(version=1)
+    second = make(pool)
+    second.load_state_dict(state)
+    groups = await second.collect(1)
+    assert groups.staleness == [1, 1], "they were sampled anew"
+    assert not {seeds for _, seeds in pool.asked} & {
+        tuple(int(t.id.rpartition("-")[2]) for t in group.trajectories) for group in groups.kept
+    }
+    await second.stop()
+
+
 async def test_groups_ahead_keep_a_slow_one_from_holding_the_step() -> None:
     pool = Pool(gates={"slow": asyncio.Event()})
     posts = [make_post(name) for name in ("slow", "b", "c")]
