@@ -1,9 +1,9 @@
 """The rollout pool: groups go to the least-loaded worker, and come back exactly once.
 
-Lives in the driver and implements `CountedRollout`; knows nothing of engines or episodes. Always holds:
-all members of a group run on one worker (they share its prefix cache); a group whose worker is lost is
-run again, from the start and with the same seeds, a bounded number of times; a worker serves only
-once it has the current weights.
+Lives in the driver and implements `CountedRollout` and `ScalablePool`; knows nothing of engines or episodes, and leaves
+it to `rollout_roster.py` who serves. Always holds: all members of a group run on one worker (they share its prefix
+cache); a group whose worker is lost is run again, from the start and with the same seeds, a bounded number of times;
+no call fails because the pool's size changes.
 """
 
 from __future__ import annotations
@@ -12,53 +12,40 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import ObjectLostError, RayTaskError
 
-from actors.placement import ROLLOUT, actor_name
-from actors.rollout_stats import PoolCounts, WorkerStats
-from actors.rollout_worker import WorkerBroken
-from sake_ray.interfaces import RolloutCounts
+from actors.actor_host import ActorHost, RayHost, brief
+from actors.actor_state import ActorState
+from actors.placement import Resources
+from actors.rollout_roster import (
+    WORKER_LOST,
+    RolloutError,
+    Roster,
+    RosterLimits,
+    Slot,
+    within,
+    worker_is_lost,
+)
+from actors.rollout_stats import WorkerStats
+from sake_ray.interfaces import GroupLost, LearnerLost, RolloutCounts
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
 
 logger = logging.getLogger(__name__)
 
-LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, WorkerBroken)
-"""What says that a worker, and not its input, is at fault."""
+_LOOK_S = 2.0
 
-_NAME_FREE_S = 30.0
-
-
-class RolloutError(RuntimeError):
-    """The pool cannot run a group: no worker is left, or every attempt lost its worker."""
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place in the pool and the worker in it; `handle` is None while it is being (re)placed."""
-
-    index: int
-    handle: Any = None
-    load: int = 0
-    respawns: int = 0
-    respawning: asyncio.Task[None] | None = None
+__all__ = ["RolloutError", "RolloutPool"]
 
 
 class RolloutPool:
     """`workers` rollout actors behind one `rollout` call. One event loop only.
 
-    `spawn(index)` places a worker actor; tests pass one of their own.
+    `spawn(index)` places a worker actor, which takes `resources` (for messages); tests pass a `host` of their own.
+    A worker that does not say within `health_limit_s` how it stands (asked every `health_every_s`) is replaced, and so
+    is a lost one, until `max_respawns` starts in a row failed; waiting for room is no failure.
     """
 
     def __init__(
@@ -66,39 +53,52 @@ class RolloutPool:
         spawn: Callable[[int], Any],
         workers: int,
         *,
+        resources: Resources | None = None,
         max_attempts: int = 3,
         max_respawns: int = 3,
         start_timeout_s: float = 1200.0,
         update_timeout_s: float = 1200.0,
+        health_every_s: float = 5.0,
+        health_limit_s: float = 60.0,
+        retry_s: float = 1.0,
+        host: ActorHost | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"rollout.workers={workers}: a rollout pool needs at least one worker")
-        self._spawn = spawn
-        self._slots = [_Slot(index) for index in range(workers)]
+        self._host = host or RayHost(spawn, resources)
         self._max_attempts = max_attempts
-        self._max_respawns = max_respawns
-        self._start_timeout_s = start_timeout_s
         self._update_timeout_s = update_timeout_s
-        self._weights: tuple[Any, int] | None = None
-        self._changed = asyncio.Condition()
-        self._last_loss: BaseException | None = None
-        self._failure: BaseException | None = None
-        self._counted = PoolCounts()
-        self._respawns = 0
+        limits = RosterLimits(max_respawns, start_timeout_s, update_timeout_s, health_every_s, health_limit_s, retry_s)
+        self._roster = Roster(self._host, workers, limits)
 
     async def start(self) -> None:
-        """Start all workers at once; a first start that fails is not tried again."""
+        """Start all workers at once; a first start that fails is not tried again.
+
+        Raises:
+            RolloutError: the cluster had no room for them in `start_timeout_s`, or a start did not end in it.
+        """
         try:
-            await asyncio.gather(*(self._fill(slot) for slot in self._slots))
+            await self._roster.start()
         except BaseException:
             await self.shutdown()
             raise
+
+    @property
+    def size(self) -> int:
+        """How many workers it is to have."""
+        return self._roster.size
+
+    async def resize(self, workers: int) -> None:
+        """See `ScalablePool.resize`. Workers that were given up are tried again."""
+        self._roster.resize(workers)
 
     async def rollout(self, example: Example, *, seeds: Sequence[int], greedy: bool = False) -> TrajectoryGroup:
         """Run one episode per seed for a post, all on one worker.
 
         Raises:
-            RolloutError: no worker is left, or `max_attempts` workers were lost over this group.
+            GroupLost: `max_attempts` workers were lost over this group.
+            LearnerLost: no worker is left, and the weights to start one with are lost with whoever gave them.
+            RolloutError: no worker is left and none can be started, or the pool's own background work failed.
         """
         group_id = f"{example.id}-{seeds[0]:016x}" if seeds else example.id
         for attempt in range(1, self._max_attempts + 1):
@@ -108,21 +108,26 @@ class RolloutPool:
             call = handle.rollout_group.remote(example, list(seeds), greedy, group_id)
             try:
                 group: TrajectoryGroup = await call
-                slot.respawns = 0  # the limit is for a worker that does not serve, not for losses over a long run
                 return group
-            except LOST as error:
+            except WORKER_LOST as error:
                 if not worker_is_lost(error, handle):
                     raise
-                logger.warning("group %s lost %s (attempt %d): %s", group_id, self._name(slot), attempt, _brief(error))
-                self._replace(slot, handle, error)
+                logger.warning("group %s lost %s (attempt %d): %s", group_id, slot.name, attempt, brief(error))
+                self._roster.lose(slot, handle, error)
+            except ObjectLostError as error:  # the answer is gone with the node that kept it
+                if isinstance(error, RayTaskError):
+                    raise
+                logger.warning("group %s: its answer is lost (attempt %d): %s", group_id, attempt, brief(error))
+                self._roster.last_loss = error
             except asyncio.CancelledError:
-                ray.cancel(call)
+                self._host.cancel(call)
                 raise
             finally:
-                slot.load -= len(seeds)
-        raise RolloutError(
-            f"group {group_id} lost its worker {self._max_attempts} times; last error: {_brief(self._last_loss)}"
-        ) from self._last_loss
+                self._roster.unload(slot, len(seeds))
+        last = self._roster.last_loss
+        raise GroupLost(
+            f"group {group_id} lost its worker {self._max_attempts} times; last error: {brief(last)}"
+        ) from last
 
     async def update_weights(self, params: Any, version: int) -> Mapping[str, float]:
         """Give every worker `params` (an object reference, or the parameters) as `version`.
@@ -133,10 +138,9 @@ class RolloutPool:
             WeightSyncError: the parameters cannot be handed over.
         """
         begin = time.monotonic()
-        reference = params if isinstance(params, ray.ObjectRef) else ray.put(dict(params))
-        self._weights = (reference, version)
-        serving = [slot for slot in self._slots if slot.handle is not None]
-        timings = [timing for timing in await asyncio.gather(*map(self._update, serving)) if timing]
+        self._roster.renew((self._host.put(params), version))
+        updates = (self._update(slot) for slot in self._roster.present())
+        timings = [timing for timing in await asyncio.gather(*updates) if timing]
         return {
             "time/weight_sync_s": time.monotonic() - begin,
             "time/weight_pause_s": max((timing["pause_s"] for timing in timings), default=0.0),
@@ -144,158 +148,79 @@ class RolloutPool:
         }
 
     async def stats(self) -> list[WorkerStats]:
-        """How each serving worker stands; one lost while asked is left out and replaced."""
-
-        async def ask(slot: _Slot) -> WorkerStats | None:
-            handle = slot.handle
-            try:
-                call = handle.stats.remote()
-                stats: WorkerStats = await self._within(call, self._update_timeout_s, f"{self._name(slot)} stats")
-            except (*LOST, RolloutError) as error:
-                self._replace(slot, handle, error)
-                return None
-            if slot.handle is not handle:  # lost since it answered
-                return None
-            self._counted.hear(stats)
-            return stats
-
-        answers = await asyncio.gather(*(ask(slot) for slot in self._slots if slot.handle is not None))
+        """How each worker stands; one lost while asked is left out and replaced."""
+        answers = await asyncio.gather(*(self._roster.ask(slot) for slot in self._roster.present()))
         return [answer for answer in answers if answer is not None]
 
     async def counts(self) -> RolloutCounts:
-        """What the workers have counted, those lost included up to when they were last asked."""
-        serving = await self.stats()
-        return self._counted.total(workers=len(serving), respawns=self._respawns)
+        """What the workers have counted, those gone included up to when they were last asked."""
+        await self.stats()
+        serving = sum(1 for _ in self._roster.serving())
+        return self._roster.counted.total(workers=serving, respawns=self._roster.respawns)
+
+    async def states(self) -> list[ActorState]:
+        """See `ScalablePool.states`; one that does not answer at once has the numbers it told last."""
+
+        async def look(slot: Slot) -> None:
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._roster.ask(slot)
+            except TimeoutError:
+                logger.debug("%s does not say at once how it stands", slot.name)
+
+        await asyncio.gather(*(look(slot) for slot in self._roster.present()))
+        return [_state(slot) for _, slot in sorted(self._roster.slots.items())]
 
     async def shutdown(self, timeout_s: float = 30.0) -> None:
         """Stop every worker; one that does not answer in time is killed."""
-        for slot in self._slots:
-            if slot.respawning is not None:
-                slot.respawning.cancel()
-        handles = [slot.handle for slot in self._slots if slot.handle is not None]
-        for slot in self._slots:
-            slot.handle = None
+        handles = await self._roster.stop()
         if handles:
-            calls = [handle.shutdown.remote() for handle in handles]
-            await asyncio.to_thread(ray.wait, calls, num_returns=len(calls), timeout=timeout_s)
+            calls = asyncio.gather(*(handle.shutdown.remote() for handle in handles), return_exceptions=True)
+            await asyncio.wait([calls], timeout=timeout_s)
         for handle in handles:
-            ray.kill(handle)
+            self._host.kill(handle)
 
-    # --- routing and replacement -------------------------------------------------------------------
-
-    async def _least_loaded(self) -> _Slot:
-        """The serving worker with the fewest trajectories; waits while all are being replaced."""
-        async with self._changed:
-            while True:
-                if self._failure is not None:
-                    raise RolloutError(f"replacing a rollout worker failed: {self._failure}") from self._failure
-                serving = [slot for slot in self._slots if slot.handle is not None]
-                if serving:
-                    return min(serving, key=lambda slot: (slot.load, slot.index))
-                if not any(slot.respawning for slot in self._slots):
-                    raise RolloutError(
-                        f"no rollout worker is left; last error: {_brief(self._last_loss)}"
-                    ) from self._last_loss
-                await self._changed.wait()
-
-    def _replace(self, slot: _Slot, lost: Any, reason: BaseException) -> None:
-        """Take `lost` out of service and put a new worker in its place, once however many calls saw it go."""
-        if slot.handle is not lost:
-            return
-        self._last_loss = reason
-        self._counted.lost(self._name(slot))
-        slot.handle = None
-        ray.kill(lost)  # an unreachable worker must not come back beside its successor
-        slot.respawning = asyncio.create_task(self._respawn(slot), name=f"respawn {self._name(slot)}")
-
-    async def _respawn(self, slot: _Slot) -> None:
-        try:
-            while slot.handle is None and slot.respawns < self._max_respawns:
-                slot.respawns += 1
-                self._respawns += 1
-                logger.warning("%s: starting it again (%d of %d)", self._name(slot), slot.respawns, self._max_respawns)
-                try:
-                    await self._fill(slot)
-                except (*LOST, RayTaskError, RolloutError) as error:
-                    self._last_loss = error
-                    logger.error("%s did not start again: %s", self._name(slot), _brief(error))
-            if slot.handle is None:
-                logger.error("%s is given up after %d starts", self._name(slot), slot.respawns)
-        except Exception as error:  # nobody awaits this task: the next rollout() raises what stopped it
-            self._failure = error
-            raise
-        finally:
-            slot.respawning = None
-            async with self._changed:
-                self._changed.notify_all()
-
-    async def _fill(self, slot: _Slot) -> None:
-        """Spawn a worker, start it with the current weights, and let it serve."""
-        handle = await self._spawn_when_free(slot.index)
-        try:
-            given = self._weights
-            await self._within(handle.start.remote(*(given or ())), self._start_timeout_s, f"{self._name(slot)} start")
-            while given is not self._weights:  # an update came while it started
-                given = self._weights
-                assert given is not None
-                update = handle.update_weights.remote(*given)
-                await self._within(update, self._update_timeout_s, f"{self._name(slot)} weight update")
-        except BaseException:
-            ray.kill(handle)
-            raise
-        slot.handle = handle
-
-    async def _spawn_when_free(self, index: int) -> Any:
-        """Spawn worker `index`; its predecessor's name is free only a moment after it died."""
-        deadline = time.monotonic() + _NAME_FREE_S
+    async def _least_loaded(self) -> Slot:
+        """The serving worker with the fewest trajectories; waits while there is none and one may come."""
+        roster = self._roster
         while True:
-            try:
-                return self._spawn(index)
-            except ValueError as error:
-                if "already taken" not in str(error) or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.2)
+            if (failure := roster.failure) is not None:
+                raise RolloutError(f"looking after the rollout workers failed: {failure!r}") from failure
+            if serving := list(roster.serving()):
+                return min(serving, key=lambda slot: (slot.load, slot.index))
+            if not any(roster.coming()):
+                last = roster.last_loss
+                if roster.awaits_weights():
+                    raise LearnerLost("no rollout worker is left, and the newest weights are lost with the learner")
+                raise RolloutError(f"no rollout worker is left; last error: {brief(last)}") from last
+            await roster.change()
 
-    async def _update(self, slot: _Slot) -> Mapping[str, float] | None:
-        handle, weights = slot.handle, self._weights
+    async def _update(self, slot: Slot) -> Mapping[str, float] | None:
+        handle, weights = slot.handle, self._roster.weights
         assert weights is not None
         try:
             call = handle.update_weights.remote(*weights)
-            timings: Mapping[str, float] = await self._within(call, self._update_timeout_s, "weight update")
+            timings: Mapping[str, float] = await within(call, self._update_timeout_s, f"{slot.name} weight update")
             return timings
-        except (*LOST, RolloutError) as error:
+        except (*WORKER_LOST, RolloutError) as error:
             if not worker_is_lost(error, handle):
                 raise
-            self._replace(slot, handle, error)
+            self._roster.lose(slot, handle, error)
             return None
 
-    @staticmethod
-    async def _within(call: Any, limit: float, what: str) -> Any:
-        try:
-            async with asyncio.timeout(limit):
-                return await call
-        except TimeoutError as error:
-            raise RolloutError(f"{what} did not end within {limit:.0f} s") from error
 
-    @staticmethod
-    def _name(slot: _Slot) -> str:
-        return actor_name(ROLLOUT, slot.index)
-
-
-def worker_is_lost(error: BaseException, handle: Any) -> bool:
-    """Whether `error`, one of `LOST` or a missed deadline, means the actor `handle` and not some other actor.
-
-    A search worker that died, or the rank that should have given the weights, shows up as the same types.
-    """
-    if isinstance(error, WorkerBroken | RolloutError):
-        return True
-    if isinstance(error, RayTaskError):  # raised by code inside the worker, which therefore lives
-        return False
-    actor_id = getattr(error, "actor_id", None)
-    return actor_id is None or actor_id == handle._actor_id.hex()
-
-
-def _brief(error: BaseException | None) -> str:
-    """The last line of an error's text: Ray's carry whole tracebacks."""
-    lines = str(error).strip().splitlines() if error is not None else []
-    return lines[-1] if lines else type(error).__name__
+def _state(slot: Slot) -> ActorState:
+    """A worker as people see it."""
+    stats = slot.last
+    numbers = {"load": float(slot.load)}
+    if stats is None:
+        return ActorState(slot.name, slot.state, numbers=numbers)
+    numbers |= {
+        "version": float(stats.version),
+        "running": float(stats.running),
+        "waiting": float(stats.waiting),
+        "prefix_hit_rate": stats.prefix_hits / stats.prefix_queries if stats.prefix_queries else 0.0,
+        "generated_tokens": float(stats.generated_tokens),
+        "rebuilds": float(stats.rebuilds),
+    }
+    return ActorState(slot.name, slot.state, numbers=numbers)

@@ -12,7 +12,7 @@ import ray
 from actors.placement import Resources, actor_name, actor_options
 from actors.rollout_pool import RolloutError, RolloutPool
 from actors.rollout_stats import WorkerStats
-from sake_ray.interfaces import RolloutCounts
+from sake_ray.interfaces import GroupLost, RolloutCounts
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, ImageRef
 
@@ -158,7 +158,7 @@ async def test_a_worker_lost_in_an_update_serves_again_only_with_the_new_weights
 
 async def test_a_group_that_kills_every_worker_ends_with_an_error_that_names_it() -> None:
     async with Scene(1, max_attempts=2) as scene:
-        with pytest.raises(RolloutError, match="group die-0000000000000007 lost its worker 2 times"):
+        with pytest.raises(GroupLost, match="group die-0000000000000007 lost its worker 2 times"):
             await scene.pool.rollout(example("die"), seeds=[7])
 
 
