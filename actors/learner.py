@@ -63,7 +63,7 @@ class LearnerSettings:
     def loss(self) -> LossSettings:
         """The settings of the policy loss."""
         a = self.algorithm
-        return LossSettings(a.loss, a.clip_low, a.clip_high, a.clip_c, a.kl_coef, a.kl_kind, a.is_cap)
+        return LossSettings(a.loss, a.clip_low, a.clip_high, a.clip_c, a.kl_coef, a.kl_kind, a.is_cap, a.is_tolerance)
 
 
 class Learner:
@@ -270,6 +270,11 @@ class Learner:
         totals = torch.stack([sums[name].double() for name in names])
         dist.all_reduce(totals)
         metrics = {f"train/{name}": float(v) / counts.tokens for name, v in zip(names, totals, strict=True)}
+        if "train/is_weight_squared" in metrics:
+            # Of n weighted tokens, as many count as (sum w)^2 / sum w^2 equally weighted ones (Kish).
+            metrics["train/is_ess"] = metrics["train/is_weight"] ** 2 / max(
+                metrics.pop("train/is_weight_squared"), 1e-12
+            )
         # The loss is already divided by the tokens, and multiplied by the ranks.
         metrics["train/loss"] = metrics["train/loss"] * counts.tokens / counts.ranks
         if peaks:

@@ -1,137 +1,44 @@
-"""The learner ranks as Ray actors, and the one object the trainer drives them through.
+"""The one object the trainer drives the learner ranks through.
 
-Knows nothing of algorithms or engines: it splits work by tokens, calls every rank in the same order and
-waits for all. Always holds: rank i is the actor `learner-<i>`; a call is made on all ranks or on none,
-one at a time; parameters travel from rank 0 through Ray's object store, never through this process.
+Knows nothing of algorithms or engines: it splits work by tokens, calls every rank in the same order and waits for all.
+Always holds: rank i is the actor `learner-<i>`; a call is made on all ranks or on none, one at a time; a rank that is
+gone takes the whole group with it (`LearnerLost`, at once: nobody waits for ranks that hang in a collective), and
+`restart` makes it anew, for a checkpoint to be loaded; parameters travel from rank 0 through Ray's object store, never
+through this process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayActorError
 
+from actors.actor_state import LOST, SERVING, STARTING, ActorState
+from actors.learner_rank import LearnerRank
 from actors.placement import LEARNER, Resources, actor_name, is_taken, process_env
 from sake_ray.config import Config
 from sake_ray.data.collate import FloatArray, TrainSample, balanced_shards
+from sake_ray.interfaces import LearnerLost
 from sake_ray.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from actors.learner import Learner, LearnerSettings
+    from actors.learner import LearnerSettings
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900.0
+RESTART_TIMEOUT_S = 24 * 3600.0
+"""How long lost ranks wait for room: the cluster may have lost a node and may get another."""
 _NAMES_FREE_S = 10.0
-
-
-class LearnerRank:
-    """One rank; a plain class that the group makes an actor. Nothing is loaded before `start`."""
-
-    def __init__(self, settings: LearnerSettings, rank: int, ranks: int, threads: int) -> None:
-        self.name = actor_name(LEARNER, rank)
-        self._settings, self._rank, self._ranks, self._threads = settings, rank, ranks, threads
-        self._learner: Learner | None = None
-        self._busy = ""
-        self._last: dict[str, float] = {}
-
-    def __repr__(self) -> str:
-        return self.name
-
-    def address(self) -> tuple[str, int]:
-        """This node's address and a port that is free on it, for the ranks to meet at."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
-
-    def start(self, address: str, port: int) -> None:
-        """Join the process group and load the model; a collective like everything below."""
-        import torch
-
-        from actors.learner import Learner, start_process_group
-
-        torch.set_num_threads(self._threads)
-        start_process_group(self._rank, self._ranks, address, port, device=self._settings.device)
-        self._learner = Learner(self._settings)
-        from ray.util.metrics import Gauge
-
-        self._gauges = {
-            name: Gauge(f"sake_ray_learner_{name}", description=text, tag_keys=("actor",))
-            for name, text in (
-                ("step", "optimiser steps taken"),
-                ("tokens_per_s", "trained tokens a second, all ranks"),
-            )
-        }
-
-    def update(self, samples: list[TrainSample]) -> dict[str, float]:
-        """See `Learner.update`."""
-        with self._doing("update"):
-            metrics = self._ready.update(samples)
-        return self._reported(metrics)
-
-    def sft(self, samples: list[TrainSample]) -> dict[str, float]:
-        """See `Learner.sft_step`."""
-        with self._doing("sft"):
-            metrics = self._ready.sft_step(samples)
-        return self._reported(metrics)
-
-    def log_probs(self, samples: list[TrainSample], reference: bool) -> list[FloatArray]:
-        """See `Learner.log_probs`."""
-        with self._doing("log_probs"):
-            return self._ready.log_probs(samples, reference=reference)
-
-    def full_params(self) -> dict[str, Any]:
-        """Name → float32 numpy array on rank 0, which Ray keeps in the object store; empty elsewhere."""
-        with self._doing("full_params"):
-            return {name: tensor.numpy() for name, tensor in self._ready.full_params().items()}
-
-    def save(self, folder: Path) -> None:
-        """See `Learner.save`."""
-        with self._doing("save"):
-            self._ready.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """See `Learner.load`."""
-        with self._doing("load"):
-            self._ready.load(folder)
-
-    def export(self, folder: Path, dtype: str) -> None:
-        """See `Learner.export`."""
-        with self._doing("export"):
-            self._ready.export(folder, dtype)
-
-    @ray.method(concurrency_group="health")
-    def health(self) -> dict[str, Any]:
-        """What the rank is doing; answers while a step runs."""
-        step = self._learner.step if self._learner else -1
-        return {"name": self.name, "step": step, "busy": self._busy, "metrics": self._last}
-
-    def _reported(self, metrics: dict[str, float]) -> dict[str, float]:
-        self._last = metrics
-        self._gauges["step"].set(self._ready.step, {"actor": self.name})
-        self._gauges["tokens_per_s"].set(metrics["train/tokens_per_s"], {"actor": self.name})
-        return metrics
-
-    @contextlib.contextmanager
-    def _doing(self, what: str) -> Iterator[None]:
-        self._busy = what
-        try:
-            yield
-        finally:
-            self._busy = ""
-
-    @property
-    def _ready(self) -> Learner:
-        if self._learner is None:
-            raise RuntimeError(f"{self.name} has not been started; LearnerGroup.start does that")
-        return self._learner
+_OTHERS_S = 20.0
+_LOOK_S = 2.0
+_SAY_S = 60.0
 
 
 class LearnerGroup:
@@ -146,6 +53,8 @@ class LearnerGroup:
         self.resources = resources or Resources()
         self.actors: list[Any] = []
         self._turn = asyncio.Lock()
+        self._broken: BaseException | None = None
+        self._known: dict[str, ActorState] = {}
 
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Place the ranks, let them meet and load the model.
@@ -169,7 +78,7 @@ class LearnerGroup:
             self.actors.append(remote.options(**options).remote(self.settings, rank, self.ranks, threads))
         started = time.perf_counter()
         try:
-            address, port = (await asyncio.wait_for(self._on_all("address"), timeout_s))[0]
+            address, port = (await asyncio.wait_for(self._placed(), timeout_s))[0]
         except TimeoutError:
             self.shutdown()
             raise RuntimeError(
@@ -216,9 +125,12 @@ class LearnerGroup:
         Pass the reference on to an actor; nothing is copied to this process.
         """
         async with self._turn:
+            self._check()
             refs = [actor.full_params.remote() for actor in self.actors]
-            await asyncio.gather(*refs[1:])
-            await asyncio.to_thread(ray.wait, [refs[0]], fetch_local=False)
+            first = asyncio.to_thread(ray.wait, [refs[0]], fetch_local=False)
+            await self._all([asyncio.ensure_future(call) for call in (*refs[1:], first)])
+            if not await asyncio.to_thread(_is_alive, self.actors[0]):  # its result would be its death
+                raise self._lost(RuntimeError("rank 0 died while it gathered the parameters"))
         return refs[0]
 
     async def save(self, folder: Path) -> None:
@@ -237,6 +149,34 @@ class LearnerGroup:
         """What each rank is doing, also while a step runs."""
         return list(await asyncio.gather(*(actor.health.remote() for actor in self.actors)))
 
+    async def states(self) -> list[ActorState]:
+        """Each rank, also while a step runs; one that does not answer soon with what it last said."""
+        return list(await asyncio.gather(*(self._state(rank, actor) for rank, actor in enumerate(self.actors))))
+
+    async def _state(self, rank: int, actor: Any) -> ActorState:
+        name = actor_name(LEARNER, rank)
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                found = await actor.health.remote()
+        except RayActorError:
+            return ActorState(name, LOST)
+        except TimeoutError:
+            return self._known.get(name, ActorState(name, STARTING))
+        numbers = {"step": float(found["step"])}
+        if "train/tokens_per_s" in found["metrics"]:
+            numbers["tokens_per_s"] = found["metrics"]["train/tokens_per_s"]
+        state = SERVING if found["step"] >= 0 else STARTING
+        self._known[name] = ActorState(name, state, found["node"], numbers)
+        return self._known[name]
+
+    async def restart(self, timeout_s: float = RESTART_TIMEOUT_S) -> None:
+        """End every rank that is left, and start all anew, with the weights of the model folder: `load` comes next.
+
+        Waits for room in the cluster, and says so.
+        """
+        await asyncio.to_thread(self.shutdown)
+        await self.start(timeout_s)
+
     def shutdown(self) -> None:
         """End the ranks and wait until their names are free: this group or another can be started then."""
         for actor in self.actors:
@@ -248,7 +188,7 @@ class LearnerGroup:
                     log.warning("%s is still ending after %.0f s", actor_name(LEARNER, rank), _NAMES_FREE_S)
                     break
                 time.sleep(0.05)
-        self.actors = []
+        self.actors, self._broken, self._known = [], None, {}
 
     async def _train(self, method: str, samples: Sequence[TrainSample]) -> dict[str, float]:
         """Split samples over the ranks by tokens; rank 0's metrics, which are those of all ranks."""
@@ -262,15 +202,67 @@ class LearnerGroup:
     async def _on_all(self, method: str, *arguments: Any) -> list[Any]:
         return await self._each(method, [arguments] * self.ranks)
 
+    async def _placed(self) -> list[Any]:
+        """Where the ranks are, once all have room; says now and then what is waited for."""
+        waiting = asyncio.ensure_future(self._on_all("address"))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_SAY_S))[0]:
+                log.warning(
+                    "%d learner rank(s) wait for room: %g CPUs and %g GPUs each",
+                    self.ranks, self.resources.cpus, self.resources.gpus,
+                )  # fmt: skip
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
     async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Call a method on every rank, one call of the group at a time; the first rank to fail raises."""
+        """Call a method on every rank, one call of the group at a time; the first rank to fail raises.
+
+        Raises:
+            LearnerLost: a rank is gone, and with it the group, until `restart`.
+        """
+        async with self._turn:
+            self._check()
+            calls = [getattr(actor, method).remote(*args) for actor, args in zip(self.actors, arguments, strict=True)]
+            return await self._all([asyncio.ensure_future(call) for call in calls])
+
+    def _check(self) -> None:
         if not self.actors:
             raise RuntimeError("the learner group has not been started, or was shut down")
-        async with self._turn:
-            calls: list[Awaitable[Any]] = [
-                getattr(actor, method).remote(*args) for actor, args in zip(self.actors, arguments, strict=True)
-            ]
-            return list(await asyncio.gather(*calls))
+        if self._broken is not None:
+            raise self._lost(self._broken)
+
+    async def _all(self, calls: Sequence[asyncio.Future[Any]]) -> list[Any]:
+        """The results of a call on every rank; when one fails, the others get a moment, not a collective's time."""
+        try:
+            done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+            error = next((e for call in done if (e := call.exception()) is not None), None)
+            if error is not None and not isinstance(error, RayActorError) and pending:
+                done, pending = await asyncio.wait(calls, timeout=_OTHERS_S)
+            lost = next((e for call in done if isinstance(e := call.exception(), RayActorError)), None)
+            if lost is not None:
+                raise self._lost(lost) from lost
+            if error is not None:
+                if pending:  # they hang in a collective that will not end
+                    self._broken = error
+                raise error
+            return [call.result() for call in calls]
+        finally:
+            for call in calls:
+                call.cancel()
+
+    def _lost(self, error: BaseException) -> LearnerLost:
+        self._broken = error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return LearnerLost(f"a learner rank is gone: {lines[0]}")
+
+
+def _is_alive(actor: Any) -> bool:
+    try:
+        ray.get(actor.health.remote(), timeout=60.0)
+    except RayActorError:
+        return False
+    return True
 
 
 def learner_settings(config: Config, model: Path, reference: Path | None = None) -> LearnerSettings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from actors.actor_state import ActorState
 from actors.learner_group import LearnerGroup
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import publish
@@ -41,3 +42,11 @@ class PublishingLearner:
     async def export(self, folder: Path) -> None:
         """See `LearnerGroup.export`."""
         await self._group.export(folder)
+
+    async def restart(self) -> None:
+        """See `LearnerGroup.restart`."""
+        await self._group.restart()
+
+    async def states(self) -> list[ActorState]:
+        """See `LearnerGroup.states`."""
+        return await self._group.states()

@@ -30,6 +30,7 @@ class LossSettings:
     kl_coef: float = 0.0
     kl_kind: str = "low_var_kl"
     is_cap: float = 0.0
+    is_tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,9 @@ def make_policy_loss(settings: LossSettings, counts: GlobalCounts) -> Callable[[
 
     L = sum(policy loss x importance weight + kl_coef x KL) / tokens x ranks. The importance weight is
     min(exp(old - engine), is_cap), detached: it corrects for the engine's numerics and for tokens an
-    older policy sampled (truncated importance sampling, Yao et al. 2025).
+    older policy sampled (truncated importance sampling, Yao et al. 2025). Where the two differ by no more than
+    is_tolerance it is exactly 1: an engine's log-probs change in their last bits with the requests that happen to be
+    computed together, and two runs that sampled the same tokens must train the same.
 
     Raises:
         ValueError: no trained tokens, or a loss verl does not know.
@@ -103,7 +106,7 @@ def make_policy_loss(settings: LossSettings, counts: GlobalCounts) -> Callable[[
     config = _verl_config(settings, info)
 
     def compute(inputs: LossInputs) -> LossOutputs:
-        weights = importance_weights(inputs, settings.is_cap) if settings.is_cap > 0 else None
+        weights = importance_weights(inputs, settings.is_cap, settings.is_tolerance) if settings.is_cap > 0 else None
         loss, verl_metrics = policy_loss(
             old_log_prob=inputs.old,
             log_prob=inputs.log_prob,
@@ -123,9 +126,10 @@ def make_policy_loss(settings: LossSettings, counts: GlobalCounts) -> Callable[[
     return compute
 
 
-def importance_weights(inputs: LossInputs, cap: float) -> torch.Tensor:
-    """min(exp(old - engine), cap) per token, detached, (S, T)."""
+def importance_weights(inputs: LossInputs, cap: float, tolerance: float = 0.0) -> torch.Tensor:
+    """min(exp(old - engine), cap) per token, detached, (S, T); exactly 1 where they differ by at most `tolerance`."""
     log_ratio = (inputs.old - inputs.engine).detach().clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    log_ratio = log_ratio.where(log_ratio.abs() > tolerance, log_ratio.new_zeros(()))
     return log_ratio.exp().clamp(max=cap)
 
 
@@ -139,6 +143,7 @@ def _with_metrics(
 ) -> LossOutputs:
     mask = inputs.mask
     tokens = mask.sum()
+    difference = (inputs.old - inputs.engine).detach().clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     mismatch = (inputs.old - inputs.engine).detach().abs() * mask
     sums = {
         "loss": loss.detach(),
@@ -146,10 +151,14 @@ def _with_metrics(
         # verl gives the mean over this micro-batch's tokens; a sum can be added up over micro-batches.
         "clip_fraction": tokens * float(verl_metrics.get("actor/pg_clipfrac", 0.0)),
         "mismatch_mean": mismatch.sum(),
+        # KL(engine || learner) by the sampled tokens: r - 1 - log r with r = learner/engine, which is never negative
+        # (Schulman 2020, "Approximating KL divergence", k3).
+        "engine_kl": ((difference.exp() - 1 - difference) * mask).sum(),
     }
     if weights is not None:
         sums["is_weight"] = (weights * mask).sum()
         sums["is_capped"] = ((weights >= cap) * mask).sum()
+        sums["is_weight_squared"] = (weights.square() * mask).sum()
     return LossOutputs(loss, sums, {"mismatch_max": mismatch.max()})
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import pytest
 import pytest_asyncio
 import ray
 
+from actors.actor_state import LOST, SERVING
 from actors.learner import LearnerSettings
 from actors.learner_group import LearnerGroup
 from actors.placement import Resources
+from sake_ray.interfaces import LearnerLost
 from sake_ray.trajectory import Trajectory
 from sake_ray.types import Box, Example, ImageRef
 from tests.actors import learner_case as lc
@@ -123,3 +127,32 @@ async def test_an_ended_group_leaves_its_names_to_the_next(group: LearnerGroup) 
     group.shutdown()
     await group.start()
     assert [h["step"] for h in await group.health()] == [0, 0]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_a_rank_killed_in_a_step_is_told_at_once_and_the_group_goes_on_from_its_checkpoint(
+    group: LearnerGroup, settings: LearnerSettings, tmp_path: Path, victim: int
+) -> None:
+    work = trajectories(settings)
+    await group.save(tmp_path / "before")
+    undisturbed = await group.update(work)
+    expected = ray.get(await group.full_params())
+    pids = [rank["pid"] for rank in await group.health()]
+    update = asyncio.ensure_future(group.update(work * 40))
+    for _ in range(1000):
+        if any(rank["busy"] == "update" for rank in await group.health()):
+            break
+    os.kill(pids[victim], signal.SIGKILL)
+    async with asyncio.timeout(60):  # gloo alone would wait for 900 s
+        with pytest.raises(LearnerLost, match="a learner rank is gone"):
+            await update
+        with pytest.raises(LearnerLost):
+            await group.update(work)
+    assert LOST in {state.state for state in await group.states()}
+    await group.restart()
+    await group.load(tmp_path / "before")
+    assert [state.state for state in await group.states()] == [SERVING, SERVING]
+    again = await group.update(work)
+    assert again["train/grad_norm"] == undisturbed["train/grad_norm"]
+    found = ray.get(await group.full_params())
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())

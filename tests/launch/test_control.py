@@ -49,7 +49,8 @@ class Pool:
 
 VIEW = {
     "step": 3, "total_steps": 9, "policy_version": 3, "phase": "update",
-    "groups": {"running": 2, "ready": 1, "waiting": 0}, "returned": {}, "staleness": {"0": 1}, "times": {"rollout": 1.5},
+    "groups": {"running": 2, "ready": 1, "waiting": 0}, "returned": {}, "staleness": {"0": 1},
+    "times": {"rollout": 1.5},
 }  # fmt: skip
 
 

@@ -55,6 +55,36 @@ def test_it_is_the_clipped_weighted_objective_plus_kl() -> None:
     assert float(outputs.sums["is_capped"]) == capped > 0
 
 
+def test_rounding_differences_weigh_nothing_so_that_equal_tokens_train_equally() -> None:
+    x = made_up()
+    settings, counts = dataclasses.replace(SETTINGS, is_tolerance=1e-4), GlobalCounts(int(x.mask.sum()), 6, 1)
+    losses, gradients = [], []
+    for noise in (0.0, 3e-6, -9e-5):
+        near = dataclasses.replace(x, engine=x.old + noise, log_prob=x.log_prob.detach().requires_grad_())
+        outputs = make_policy_loss(settings, counts)(near)
+        outputs.loss.backward()
+        losses.append(outputs.loss.detach())
+        gradients.append(near.log_prob.grad)
+    assert losses[0] == losses[1] == losses[2]
+    assert torch.equal(gradients[0], gradients[1]) and torch.equal(gradients[0], gradients[2])  # type: ignore[arg-type]
+    exact = make_policy_loss(SETTINGS, counts)(dataclasses.replace(x, engine=x.old - 9e-5))
+    assert exact.loss.detach() != losses[0]
+
+
+def test_what_is_said_of_engine_and_learner_is_counted_by_hand() -> None:
+    old = torch.tensor([[-1.0, -2.0, -3.0]])
+    engine = torch.tensor([[-1.0, -2.5, -9.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    x = LossInputs(old.clone().requires_grad_(), old, engine, torch.ones(1, 3), mask)
+    sums = make_policy_loss(LossSettings(is_cap=1.5), GlobalCounts(2, 1, 1))(x).sums
+    half = torch.tensor(0.5).exp().item()  # 1.65, capped at 1.5
+    assert float(sums["is_weight"]) == pytest.approx(1.0 + 1.5)
+    assert float(sums["is_weight_squared"]) == pytest.approx(1.0 + 2.25)
+    assert float(sums["is_capped"]) == 1.0
+    assert float(sums["engine_kl"]) == pytest.approx(half - 1 - 0.5)
+    assert float(sums["mismatch_mean"]) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("name", ["vanilla", "gspo"])
 def test_micro_batches_and_ranks_add_up_to_the_whole(name: str) -> None:
     x = made_up()
