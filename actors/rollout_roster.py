@@ -307,9 +307,10 @@ class Roster:
 
     async def _see_off(self, slot: Slot, handle: Any) -> None:
         """Stop a worker that has nothing left to do; what it had counted stays counted."""
+        limit_s = min(_FAREWELL_S, self._limits.health_s)
         try:
-            self.counted.hear(await within(handle.stats.remote(), _FAREWELL_S, f"{slot.name} stats"))
-            await within(handle.shutdown.remote(), _FAREWELL_S, f"{slot.name} shutdown")
+            self.counted.hear(await within(handle.stats.remote(), limit_s, f"{slot.name} stats"))
+            await within(handle.shutdown.remote(), limit_s, f"{slot.name} shutdown")
         except (*WORKER_LOST, RayTaskError, RolloutError) as error:
             logger.warning("%s did not end by itself: %s", slot.name, brief(error))
         finally:
