@@ -1,7 +1,8 @@
 """The reward pool: pure CPU scoring in actors, a batch at a time.
 
-Knows nothing of how a reward is computed. Always holds: one reward a trajectory, in order; a crash in
-scoring stops the run with the trajectory that caused it saved, and is never a 0.0.
+Knows nothing of how a reward is computed. Always holds: one reward a trajectory, in order; a worker that dies is
+started anew, and what it was scoring is scored again, a bounded number of times; a crash in scoring stops the run with
+the trajectory that caused it saved, and is never a 0.0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,14 @@ from typing import Any, Protocol
 
 import ray
 
+from actors.actor_host import RayHost
+from actors.actor_state import ActorState
+from actors.crew import Crew
 from actors.placement import REWARD, Resources, actor_name, actor_options
 from sake_ray.trajectory import Trajectory
 from sake_ray.types import Reward
 
-_RESTARTS = 3
+_RETRIES = 3
 DEFAULT_BATCH = 64
 
 
@@ -68,19 +73,36 @@ class RewardWorker:
                 # with its trajectory, so that the pool saves that and stops the run. Nothing becomes a reward here.
                 # As a value, because an exception class of a user's scorer may not survive pickling.
                 return Crash(index, traceback.format_exc())
+            await asyncio.sleep(0)  # others may ask how it stands
         return rewards
 
 
 class RewardPool:
-    """`RewardClient` over reward actors; lives in the driver."""
+    """`RewardClient` and `ScalablePool` over reward actors; lives in the driver.
 
-    def __init__(self, workers: Sequence[Any], crash_folder: Path, batch: int = DEFAULT_BATCH) -> None:
-        if not workers:
-            raise ValueError("reward.workers=0: a reward pool needs at least one worker")
-        self._workers = list(workers)
+    `spawn(index)` places an actor, which takes `resources` (for messages).
+    """
+
+    def __init__(
+        self,
+        spawn: Callable[[int], Any],
+        workers: int,
+        crash_folder: Path,
+        *,
+        resources: Resources | None = None,
+        batch: int = DEFAULT_BATCH,
+    ) -> None:
         self._crash_folder = crash_folder
         self._batch = batch
-        self._next = 0
+        self._pending: Counter[Any] = Counter()
+        self._crew = Crew(
+            REWARD,
+            workers,
+            RayHost(spawn, resources),
+            started=lambda handle: handle.state.remote(),
+            see_off=self._see_off,
+            changed=lambda: None,
+        )
 
     @classmethod
     def start(
@@ -93,42 +115,70 @@ class RewardPool:
         batch: int = DEFAULT_BATCH,
     ) -> RewardPool:
         """Place `workers` actors, each with a scorer of its own; a crash's trajectory is saved in `crash_folder`."""
-        handles = []
-        for index in range(workers):
+        from actors.reward_actor import RewardActor
+
+        taken = resources or Resources(cpus=0)
+
+        def spawn(index: int) -> Any:
             name = actor_name(REWARD, index)
             # Scoring is pure, so Ray itself may restart the actor and score the batch again.
-            options = actor_options(name, resources or Resources(cpus=0)) | {
-                "max_restarts": _RESTARTS,
-                "max_task_retries": _RESTARTS,
-            }
-            handles.append(ray.remote(RewardWorker).options(**options).remote(name, make_scorer))
-        return cls(handles, crash_folder, batch)
+            options = actor_options(name, taken) | {"max_restarts": -1, "max_task_retries": _RETRIES}
+            return ray.remote(RewardActor).options(**options).remote(name, make_scorer)
+
+        return cls(spawn, workers, crash_folder, resources=taken, batch=batch)
+
+    @property
+    def size(self) -> int:
+        """How many workers it is to have."""
+        return self._crew.size
+
+    async def resize(self, workers: int) -> None:
+        """See `ScalablePool.resize`."""
+        self._crew.resize(workers)
+
+    async def states(self) -> list[ActorState]:
+        """See `ScalablePool.states`."""
+
+        async def look(worker: Any) -> tuple[str, dict[str, float]]:
+            node, scored, pending = await worker.state.remote()
+            return node, {"scored": float(scored), "pending": float(pending)}
+
+        self._crew.check()
+        return await self._crew.states(look)
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Reward]:
         """Score all, in batches spread over the workers.
 
         Raises:
-            RewardError: scoring crashed, or a worker died too often.
+            RewardError: scoring crashed, or workers died over it too often.
         """
+        self._crew.check()
         batches = [list(trajectories[at : at + self._batch]) for at in range(0, len(trajectories), self._batch)]
         rewards = await asyncio.gather(*(self._score_batch(batch) for batch in batches))
         return [reward for part in rewards for reward in part]
 
     async def shutdown(self) -> None:
         """Stop the actors."""
-        for worker in self._workers:
+        for worker in await self._crew.stop():
             ray.kill(worker)
 
+    async def _see_off(self, worker: Any) -> None:
+        while self._pending[worker]:  # noqa: ASYNC110 - a rare wait for what takes moments
+            await asyncio.sleep(0.05)
+        del self._pending[worker]
+
     async def _score_batch(self, batch: list[Trajectory]) -> list[Reward]:
-        worker = self._workers[self._next % len(self._workers)]
-        self._next += 1
+        worker = min(self._crew.serving, key=lambda handle: self._pending[handle])
+        self._pending[worker] += len(batch)
         try:
             answer: list[Reward] | Crash = await worker.score.remote(batch)
         except ray.exceptions.RayActorError as error:
             path = save_trajectories(batch, self._crash_folder)
             raise RewardError(
-                f"a reward worker died {_RESTARTS + 1} times over {len(batch)} trajectories, saved in {path}"
+                f"a reward worker died {_RETRIES + 1} times over {len(batch)} trajectories, saved in {path}"
             ) from error
+        finally:
+            self._pending[worker] -= len(batch)
         if isinstance(answer, Crash):
             trajectory = batch[answer.index]
             path = save_trajectories([trajectory], self._crash_folder)

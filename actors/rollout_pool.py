@@ -139,7 +139,7 @@ class RolloutPool:
         """
         begin = time.monotonic()
         self._roster.renew((self._host.put(params), version))
-        updates = (self._update(slot) for slot in self._roster.present())
+        updates = [self._update(slot, slot.handle) for slot in self._roster.present()]
         timings = [timing for timing in await asyncio.gather(*updates) if timing]
         return {
             "time/weight_sync_s": time.monotonic() - begin,
@@ -195,8 +195,8 @@ class RolloutPool:
                 raise RolloutError(f"no rollout worker is left; last error: {brief(last)}") from last
             await roster.change()
 
-    async def _update(self, slot: Slot) -> Mapping[str, float] | None:
-        handle, weights = slot.handle, self._roster.weights
+    async def _update(self, slot: Slot, handle: Any) -> Mapping[str, float] | None:
+        weights = self._roster.weights
         assert weights is not None
         try:
             call = handle.update_weights.remote(*weights)
