@@ -6,7 +6,8 @@ in its worker's sums, and what a lost worker had told stays in the pool's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from sake_ray.interfaces import RolloutCounts
@@ -16,7 +17,7 @@ _COUNTERS = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters since the engine was built (`running`, `waiting`, `kv_usage`: now)."""
+    """Counters since the engine was built (`running`, `waiting`, `kv_usage`: now; `last_step`: when it made one)."""
 
     running: int = 0
     waiting: int = 0
@@ -26,9 +27,11 @@ class EngineStats:
     prefix_queries: int = 0
     prefix_hits: int = 0
     preemptions: int = 0
+    last_step: float = field(default_factory=time.monotonic)
 
     def record(self, scheduler: Any, iteration: Any) -> None:
         """Add one engine step, in vLLM's `SchedulerStats` and `IterationStats` (either may be None)."""
+        self.last_step = time.monotonic()
         if scheduler is not None:
             self.running = scheduler.num_running_reqs
             self.waiting = scheduler.num_waiting_reqs

@@ -23,7 +23,9 @@ _GIB = 1 << 30
 class EngineConfig:
     """What an engine is started with. Lengths are in tokens, times in seconds.
 
-    `stop` ends a turn: an action is complete at its closing tag, which stays in the output.
+    `stop` ends a turn: an action is complete at its closing tag, which stays in the output. An engine that has requests
+    and makes no step for `stall_timeout_s` is out of use. `pause` is what becomes of requests under way when weights
+    come: "wait", "abort" or "keep" (`actors/vllm_requests.py`).
     """
 
     model: str
@@ -41,6 +43,8 @@ class EngineConfig:
     start_timeout_s: float = 900.0
     control_timeout_s: float = 300.0
     request_timeout_s: float = 1800.0
+    stall_timeout_s: float = 120.0
+    pause: str = "wait"
     ray_metrics: bool = False
 
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from actors.rollout_stats import EngineStats
 from actors.vision_ban import BAN_BIAS, banned_ids
 from actors.vllm_build import EngineConfig, build_engine, import_vllm
+from actors.vllm_requests import Piece, TurnInPieces
 from actors.weight_sync import Params, WeightSync, WeightSyncError
+from sake_ray.seeding import derive_seed
 from sake_ray.types import Completion
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ class VllmEngine:
         self._updating = asyncio.Lock()
         self._accepting = asyncio.Event()
         self._accepting.set()
+        self._under_way = 0
+        self._sign = time.monotonic()  # of life, beside the engine's steps
+        self._watching: asyncio.Task[None] | None = None
+        self._old_prefixes = False
 
     async def start(self) -> None:
         """Load the model from disk; its weights count as version 0.
@@ -66,6 +72,7 @@ class VllmEngine:
         except BaseException:
             self.shutdown()
             raise
+        self._watching = asyncio.create_task(self._watch())
         logger.info("engine for %s is up after %.1f s", self.config.model, time.monotonic() - begin)
 
     async def generate(
@@ -84,27 +91,24 @@ class VllmEngine:
             raise ValueError(f"max_tokens is {max_tokens}; a request must be allowed at least one token")
         if len(images) > self.config.max_images:
             raise ValueError(f"{len(images)} images in a request; the engine was started for {self.config.max_images}")
-        # A request that comes during an update waits, so that its version is that of the weights it meets.
-        await self._accepting.wait()
-        self._check_usable()
-        version = self.version
-        prompt: dict[str, Any] = {"prompt_token_ids": list(short_ids)}
-        if images:
-            prompt["multi_modal_data"] = {"image": list(images)}
-        output = await self._run(prompt, self._sampling(max_tokens, seed, greedy))
-        sampled = output.outputs[0]
-        ids = tuple(sampled.token_ids)
-        completion = Completion(
-            token_ids=ids,
-            logprobs=tuple(at[token].logprob for at, token in zip(sampled.logprobs, ids, strict=True)),
-            text=sampled.text,
-            finish_reason=sampled.finish_reason,
-            policy_version=version,
-        )
-        return completion, tuple(output.prompt_token_ids)
+        turn = TurnInPieces(self.config.stop, max_tokens, self._decode)
+        prompt_ids: tuple[int, ...] = ()
+        while not turn.done:
+            # A request that comes during an update waits, so that its version is that of the weights it meets.
+            await self._accepting.wait()
+            self._check_usable()
+            await self._forget_old_prefixes()
+            prompt: dict[str, Any] = {"prompt_token_ids": [*short_ids, *turn.token_ids]}
+            if images:
+                prompt["multi_modal_data"] = {"image": list(images)}
+            piece_seed = derive_seed(seed, "piece", turn.pieces) if turn.pieces else seed
+            piece, shown = await self._run(prompt, self._sampling(turn.room, piece_seed, greedy, turn.stops()))
+            prompt_ids = prompt_ids or shown
+            turn.add(piece)
+        return turn.completion(), prompt_ids
 
     async def update_weights(self, params: Params, version: int) -> Mapping[str, float]:
-        """Drain, replace all weights, go on; returns the seconds and bytes it took.
+        """Pause as configured, replace all weights, go on; returns the seconds and bytes it took.
 
         Raises:
             WeightSyncError: `params` cannot be handed over; the engine still serves its old weights.
@@ -116,6 +120,7 @@ class VllmEngine:
             try:
                 return await self._replace_weights(params, version)
             finally:
+                self._sign = time.monotonic()
                 self._accepting.set()
 
     async def weight_version(self) -> str:
@@ -125,6 +130,8 @@ class VllmEngine:
     def shutdown(self) -> None:
         """Stop the engine's processes; harmless when called twice."""
         self._gone.set()
+        if self._watching is not None:
+            self._watching.cancel()
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown()
@@ -133,8 +140,11 @@ class VllmEngine:
 
     async def _replace_weights(self, params: Params, version: int) -> Mapping[str, float]:
         begin = time.monotonic()
-        # The prefix cache holds keys and values of the old weights: cleared with the pause.
-        await self._control("pause_generation", mode="wait", clear_cache=True)
+        # The prefix cache holds keys and values of the old weights: cleared with the pause, but for requests that are
+        # to go on with them (clearing it under those kills the engine).
+        keep = self.config.pause == "keep"
+        await self._control("pause_generation", mode=self.config.pause, clear_cache=not keep)
+        self._old_prefixes = keep
         paused = time.monotonic()
         handover = _Handover(self)
         try:
@@ -155,36 +165,41 @@ class VllmEngine:
             raise EngineLost(f"weight update to version {version} failed: {error}") from error
         return {"pause_s": paused - begin, "load_s": time.monotonic() - paused, "bytes": float(moved)}
 
-    def _sampling(self, max_tokens: int, seed: int, greedy: bool) -> Any:
+    async def _forget_old_prefixes(self) -> None:
+        """After a `keep`, clear what old weights made of prompts and pictures, once nothing runs that needs it."""
+        if self._old_prefixes and not self._under_way and await self._control("reset_prefix_cache"):
+            self._old_prefixes = False
+            await self._control("reset_encoder_cache")
+
+    def _sampling(self, max_tokens: int, seed: int, greedy: bool, stop: Sequence[str]) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        # Frozen requests go on under new weights: what came before is told from what comes after only in a stream.
+        streamed = self.config.pause == "keep"
         return SamplingParams(
             temperature=0.0 if greedy else self.config.temperature,
             top_p=1.0 if greedy else self.config.top_p,
             seed=seed,
             max_tokens=max_tokens,
-            stop=list(self.config.stop),
+            stop=list(stop),
             include_stop_str_in_output=True,
             logprobs=0,
             logit_bias=self._logit_bias,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
         )
 
-    async def _run(self, prompt: dict[str, Any], sampling: Any) -> Any:
-        """The final output of one request. Cancelling this call cancels the request in the engine."""
+    async def _run(self, prompt: dict[str, Any], sampling: Any) -> tuple[Piece, tuple[int, ...]]:
+        """What one request gave, and the prompt's expanded ids. Cancelling this call cancels it in the engine."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        async def last_output() -> Any:
-            output: Any = None
-            async for step in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
-                output = step
-            return output
-
+        if not self._under_way:
+            self._sign = time.monotonic()
+        self._under_way += 1
         try:
             async with asyncio.timeout(self.config.request_timeout_s):
-                output = await self._unless_gone(last_output())
+                output, piece = await self._unless_gone(self._outputs(prompt, sampling))
         except EngineDeadError as error:
             self._give_up("its EngineCore process died")
             raise EngineLost("the engine's EngineCore process died") from error
@@ -193,10 +208,30 @@ class VllmEngine:
         except TimeoutError as error:
             self._give_up("it stopped answering")
             raise EngineLost(f"the engine gave no answer in {self.config.request_timeout_s:.0f} s") from error
-        if output is None or not output.finished or output.outputs[0].finish_reason == "abort":
+        finally:
+            self._under_way -= 1
+        cut = self.config.pause == "abort" and not self._accepting.is_set()  # by our own pause
+        if output is None or not output.finished or (piece.finish_reason == "abort" and not cut):
             self._give_up("it dropped a request")
             raise EngineLost("the engine dropped a request without finishing it")
-        return output
+        return piece, tuple(output.prompt_token_ids)
+
+    async def _outputs(self, prompt: dict[str, Any], sampling: Any) -> tuple[Any, Piece]:
+        """Follow one request to its end; each token has the version of the weights at the time it came."""
+        ids: list[int] = []
+        logprobs: list[float] = []
+        versions: list[int] = []
+        text, output, version = "", None, self.version
+        async for output in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
+            new = output.outputs[0]
+            ids += new.token_ids
+            logprobs += [at[token].logprob for at, token in zip(new.logprobs or (), new.token_ids, strict=True)]
+            versions += [self.version if self.config.pause == "keep" else version] * len(new.token_ids)
+            text += new.text
+        last = output.outputs[0] if output is not None else None
+        reason = (last.finish_reason or "abort") if last is not None else "abort"
+        stopped_by = last.stop_reason if last is not None else None
+        return output, Piece(tuple(ids), tuple(logprobs), tuple(versions), text, reason, stopped_by)
 
     async def _unless_gone(self, request: Coroutine[Any, Any, Any]) -> Any:
         """`request`, or `EngineLost` once the engine is out of use: an engine that is stopped wakes no request."""
@@ -236,6 +271,18 @@ class VllmEngine:
             return task.result()
         finally:
             task.cancel()
+
+    async def _watch(self) -> None:
+        """Give the engine up when it has requests and makes no step: a process that hangs tells nobody."""
+        limit = self.config.stall_timeout_s
+        while True:
+            await asyncio.sleep(limit / 8)
+            quiet = time.monotonic() - max(self.stats.last_step, self._sign)
+            if self._under_way and self._accepting.is_set() and quiet > limit:
+                self._give_up(f"it made no step for {quiet:.0f} s")
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._engine.get_tokenizer().decode(list(ids), skip_special_tokens=True))
 
     def _init_request(self) -> Any:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest

@@ -2,12 +2,13 @@
 
 Knows nothing of vLLM, Ray, tokenizers or rewards. Always holds: the trajectory grows only by whole
 completions and whole observations, so its images and image pads match however it ends, and it never
-exceeds `max_tokens` expanded ids; nothing is caught here, so cancelling the task cancels the engine's
-or the tool's call, and a bug of ours stops the run.
+exceeds `max_tokens` expanded ids; cancelling the task, or its deadline, cancels the engine's or the tool's
+call; nothing else is caught here, so a bug of ours stops the run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ from sake_ray.types import (
 
 @dataclass(frozen=True, slots=True)
 class EpisodeLimits:
-    """Bounds of one episode. Token limits count expanded ids; `max_images` counts the post's own image too."""
+    """Bounds of one episode. Token limits count expanded ids; `max_images` counts the post's own image too.
+
+    `deadline_s` seconds after its begin an episode is cut off; 0: never.
+    """
 
     max_turns: int = 3
     text_searches: int = 1
@@ -40,10 +44,11 @@ class EpisodeLimits:
     max_tokens: int = 16_384
     max_turn_tokens: int = 1_024
     max_images: int = 8
+    deadline_s: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            least = 0 if field.name.endswith("_searches") else 1
+            least = 0 if field.name.endswith("_searches") or field.name == "deadline_s" else 1
             value = getattr(self, field.name)
             if value < least:
                 raise ValueError(f"episode.{field.name}={value}: must be at least {least}")
@@ -63,16 +68,32 @@ async def run_episode(
 
     A turn that ends by length without an action, an observation that leaves no room for a further
     token, or one with more images than fit, ends the episode as TRUNCATED; such an observation is not appended.
-    A search that is not allowed ends it as SEARCH_LIMIT, an allowed one on the last turn as TURN_LIMIT.
+    A search that is not allowed ends it as SEARCH_LIMIT, an allowed one on the last turn as TURN_LIMIT. At its deadline
+    it ends as DEADLINE, with the turns that were whole by then.
 
     Raises:
         ValueError: the first prompt alone fills the budget, or the engine returned more than asked.
         RuntimeError: the engine aborted the request (to be run again by the caller).
     """
     env = SearchEnv(example, search, text_searches=limits.text_searches, image_searches=limits.image_searches)
-    action_limits = ActionLimits(max_queries=limits.max_queries)
     trajectory = Trajectory(trajectory_id, example)
     trajectory.append_observation(_first_segment(example, codec, limits))
+    clock = asyncio.timeout(limits.deadline_s or None)
+    try:
+        async with clock:
+            await _play(trajectory, policy, codec, env, limits, seed)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        trajectory.finish(StopReason.DEADLINE)
+    return trajectory
+
+
+async def _play(
+    trajectory: Trajectory, policy: PolicyClient, codec: Codec, env: SearchEnv, limits: EpisodeLimits, seed: int
+) -> None:
+    """Turn after turn, to the end."""
+    action_limits = ActionLimits(max_queries=limits.max_queries)
     while not trajectory.done:
         turn_index = len(trajectory.turns)
         began, started = time.time(), time.perf_counter()
@@ -94,7 +115,6 @@ async def run_episode(
             case TextSearch() | ImageSearch() as asked:
                 turn.search_began_s = time.time()
                 _show(trajectory, turn, await env.step(asked), codec, limits)
-    return trajectory
 
 
 def turn_seed(seed: int, turn: int) -> int:

@@ -88,17 +88,20 @@ class Trajectory:
         """Add sampled tokens (mask 1).
 
         Raises:
-            ValueError: the trajectory has ended, or tokens and log-probs differ in number.
+            ValueError: the trajectory has ended, or tokens, log-probs and versions differ in number.
         """
         self._check_open()
         n = len(completion.token_ids)
-        if len(completion.logprobs) != n:
-            raise ValueError(f"trajectory {self.id}: {n} sampled tokens came with {len(completion.logprobs)} log-probs")
+        if len(completion.logprobs) != n or len(completion.token_versions) != n:
+            raise ValueError(
+                f"trajectory {self.id}: {n} sampled tokens came with {len(completion.logprobs)} log-probs and "
+                f"{len(completion.token_versions)} versions"
+            )
         self.short_ids.extend(completion.token_ids)
         self.token_ids.extend(completion.token_ids)
         self.loss_mask.extend([1] * n)
         self.logprobs.extend(completion.logprobs)
-        self.versions.extend([completion.policy_version] * n)
+        self.versions.extend(completion.token_versions)
 
     def append_observation(self, segment: Segment) -> None:
         """Add context the policy was shown (mask 0), with the images its pads stand for."""

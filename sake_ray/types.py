@@ -179,7 +179,8 @@ class Completion:
     """What the engine sampled: `token_ids` and `logprobs` have one length.
 
     `text` is cut at the stop string, `token_ids` keep the whole last token: parse text, train ids.
-    `finish_reason` is "stop", "length" or "abort".
+    `finish_reason` is "stop", "length" or "abort". `policy_version` is the oldest that sampled any of them; `versions`
+    names each token's where they differ, and is empty where they do not.
     """
 
     token_ids: tuple[int, ...]
@@ -187,6 +188,12 @@ class Completion:
     text: str
     finish_reason: str
     policy_version: int
+    versions: tuple[int, ...] = ()
+
+    @property
+    def token_versions(self) -> tuple[int, ...]:
+        """The version that sampled each token."""
+        return self.versions or (self.policy_version,) * len(self.token_ids)
 
 
 class StopReason(enum.StrEnum):

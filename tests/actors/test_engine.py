@@ -35,6 +35,7 @@ class EngineHost:
 
     def __init__(self) -> None:
         self.engines: dict[str, VllmEngine] = {}
+        self.seen = 0
 
     async def start(self, key: str, config: EngineConfig) -> None:
         self.engines[key] = VllmEngine(config, ShmWeightSync(bucket_bytes=200_000))
@@ -51,6 +52,48 @@ class EngineHost:
     async def update(self, key: str, params: dict[str, Any], version: int) -> tuple[dict[str, float], str]:
         timings = await self.engines[key].update_weights(params, version)
         return dict(timings), await self.engines[key].weight_version()
+
+    async def update_during(
+        self, key: str, requests: Sequence[tuple[list[int], list[Any], dict[str, Any]]], params: Any, version: int
+    ) -> list[tuple[Completion, tuple[int, ...]]]:
+        """New weights while every request has begun and none has ended."""
+        import asyncio
+
+        engine = self.engines[key]
+        tasks = [asyncio.ensure_future(engine.generate(ids, pictures, **kw)) for ids, pictures, kw in requests]
+        for _ in range(2000):
+            if engine.stats.generated_tokens >= self.seen + 10 * len(requests):
+                break
+            await asyncio.sleep(0.005)
+        assert not any(task.done() for task in tasks)
+        await engine.update_weights(params, version)
+        return list(await asyncio.gather(*tasks))
+
+    async def mark(self, key: str) -> None:
+        self.seen = self.engines[key].stats.generated_tokens
+
+    async def hang(self, key: str, ids: list[int], pictures: list[Any], **options: Any) -> tuple[str, float]:
+        """Stop the engine's process in the middle of an answer: what the request ended with, and after how long."""
+        import asyncio
+        import os
+        import signal
+        import time
+
+        import psutil
+
+        engine = self.engines.pop(key)
+        request = asyncio.ensure_future(engine.generate(ids, pictures, **options))
+        await asyncio.sleep(0.3)
+        cores = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
+        youngest = max(cores, key=lambda process: process.create_time())
+        os.kill(youngest.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        await asyncio.wait({request}, timeout=60)
+        took = time.monotonic() - began
+        engine.shutdown()
+        psutil.wait_procs([youngest], timeout=20)
+        gone = not youngest.is_running() or youngest.status() == psutil.STATUS_ZOMBIE
+        return (repr(request.exception()) if request.done() else "still waiting") + ("" if gone else " (runs)"), took
 
     async def stats(self, key: str) -> Any:
         return self.engines[key].stats
@@ -218,6 +261,56 @@ def test_after_two_updates_the_engine_equals_a_fresh_one_and_a_torn_update_never
     with pytest.raises(EngineLost, match="out of use"):
         bench.greedy("fresh")
     bench.get("stop", "fresh")
+
+
+@pytest.mark.parametrize("pause", ["wait", "abort", "keep"])
+def test_new_weights_in_the_middle_of_turns_lose_no_token_and_mislabel_none(
+    bench: Bench, tmp_path: Path, pause: str
+) -> None:
+    bench.get("change", "main", pause=pause)
+    first = bench.one(bench.prompt(), [picture(0)], max_tokens=1, seed=0)[0].policy_version
+    old, new = tmp_path / "old", tmp_path / "new"
+    bench.get("update", "main", perturbed(bench.folder, old, seed=7), first + 1)
+    requests: list[tuple[Any, Any, dict[str, Any]]] = [
+        (bench.prompt(f"post {i}"), [picture(i)], {"max_tokens": 150, "seed": i}) for i in range(4)
+    ]
+    bench.get("mark", "main")
+    params = perturbed(bench.folder, new, seed=8)
+    answers = bench.get("update_during", "main", requests, params, first + 2)
+    again = bench.one(*requests[0][:2], **requests[0][2])[0]
+    assert set(again.token_versions) == {first + 2}
+    for (completion, shown), (_, pictures, _) in zip(answers, requests, strict=True):
+        versions = completion.token_versions
+        count = len(versions)
+        assert count == len(completion.token_ids) == len(completion.logprobs)
+        assert count == 150 or completion.finish_reason == "stop"
+        assert list(versions) == sorted(versions)
+        assert set(versions) == ({first + 1} if pause == "wait" else {first + 1, first + 2})
+        ids = [*shown, *completion.token_ids]
+        under = {
+            first + 1: transformers_logprobs(old, ids, pictures, 1.0)[-count:],
+            first + 2: transformers_logprobs(new, ids, pictures, 1.0)[-count:],
+        }
+        exact = [under[version][i] for i, version in enumerate(versions)]
+        kept = count if pause != "keep" else versions.count(first + 1)  # then it goes on with the old keys and values
+        assert np.allclose(completion.logprobs[:kept], exact[:kept], atol=1e-4)
+        if pause == "keep":
+            apart = np.abs(np.subtract(completion.logprobs, exact))
+            assert apart[kept:].max() > 1e-3, "nothing of the old weights was left: say so in the documentation"
+    assert np.allclose(
+        again.logprobs,
+        transformers_logprobs(new, [*answers[0][1], *again.token_ids], [picture(0)], 1.0)[-len(again.logprobs) :],
+        atol=1e-4,
+    ), "a later request met what older weights had left in the cache"
+    bench.get("change", "main", pause="wait")
+
+
+def test_an_engine_that_hangs_is_given_up_and_its_process_ended(bench: Bench) -> None:
+    config = EngineConfig(str(bench.folder), max_model_len=2048, kv_cache_gib=0.25, stall_timeout_s=2.0)
+    bench.get("start", "hung", config)
+    ended, seconds = bench.get("hang", "hung", bench.prompt(), [picture(0)], max_tokens=1800, seed=0)
+    assert ended == "EngineLost('the engine is out of use: it made no step for 2 s')"
+    assert seconds < 20
 
 
 def test_a_request_does_not_outlive_its_engine(bench: Bench) -> None:

@@ -216,8 +216,8 @@ def test_no_result_puts_a_special_token_into_the_ids(
         return codec.observation(post, Observation(kind, shown), after_ids=()).short_ids
 
     assert specials(codec, ids(said)) == specials(codec, ids([("a", "b")] * len(said)))
-    words = "".join(clean_text(text, max_chars) for pair in said for text in pair)
-    assert not specials(codec, codec.tokenizer.encode(words.replace(IMAGE_MARKER, ""), add_special_tokens=False))
+    for words in (clean_text(text, max_chars).replace(IMAGE_MARKER, "") for pair in said for text in pair):
+        assert not specials(codec, codec.tokenizer.encode(words, add_special_tokens=False))
 
 
 def test_long_texts_are_cut_visibly() -> None:
