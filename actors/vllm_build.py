@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from actors.rollout_stats import EngineStats
 from sake_ray.actions import STOP_STRINGS
@@ -44,7 +44,7 @@ class EngineConfig:
     control_timeout_s: float = 300.0
     request_timeout_s: float = 1800.0
     stall_timeout_s: float = 120.0
-    pause: str = "wait"
+    pause: Literal["wait", "abort", "keep"] = "wait"
     ray_metrics: bool = False
 
 

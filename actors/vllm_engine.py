@@ -95,9 +95,10 @@ class VllmEngine:
         prompt_ids: tuple[int, ...] = ()
         while not turn.done:
             # A request that comes during an update waits, so that its version is that of the weights it meets.
-            await self._accepting.wait()
+            while not self._accepting.is_set() or self._old_prefixes_must_go():
+                await self._accepting.wait()
+                await self._forget_old_prefixes()
             self._check_usable()
-            await self._forget_old_prefixes()
             prompt: dict[str, Any] = {"prompt_token_ids": [*short_ids, *turn.token_ids]}
             if images:
                 prompt["multi_modal_data"] = {"image": list(images)}
@@ -165,11 +166,18 @@ class VllmEngine:
             raise EngineLost(f"weight update to version {version} failed: {error}") from error
         return {"pause_s": paused - begin, "load_s": time.monotonic() - paused, "bytes": float(moved)}
 
+    def _old_prefixes_must_go(self) -> bool:
+        return self._old_prefixes and not self._under_way and self._lost is None
+
     async def _forget_old_prefixes(self) -> None:
         """After a `keep`, clear what old weights made of prompts and pictures, once nothing runs that needs it."""
-        if self._old_prefixes and not self._under_way and await self._control("reset_prefix_cache"):
-            self._old_prefixes = False
+        if not self._old_prefixes_must_go():
+            return
+        self._old_prefixes = False  # before the calls: an update meanwhile says anew what is old
+        if await self._control("reset_prefix_cache"):
             await self._control("reset_encoder_cache")
+        else:
+            self._old_prefixes = True
 
     def _sampling(self, max_tokens: int, seed: int, greedy: bool, stop: Sequence[str]) -> Any:
         from vllm import SamplingParams
@@ -217,16 +225,20 @@ class VllmEngine:
         return piece, tuple(output.prompt_token_ids)
 
     async def _outputs(self, prompt: dict[str, Any], sampling: Any) -> tuple[Any, Piece]:
-        """Follow one request to its end; each token has the version of the weights at the time it came."""
+        """Follow one request to its end; tokens have the version of the weights at the time they come.
+
+        Not at the time they are asked for: a request that reaches the engine during a pause waits there, and meets the
+        new weights. One that is under way ends, is cut off, or is followed token by token before weights change.
+        """
         ids: list[int] = []
         logprobs: list[float] = []
         versions: list[int] = []
-        text, output, version = "", None, self.version
+        text, output = "", None
         async for output in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
             new = output.outputs[0]
             ids += new.token_ids
             logprobs += [at[token].logprob for at, token in zip(new.logprobs or (), new.token_ids, strict=True)]
-            versions += [self.version if self.config.pause == "keep" else version] * len(new.token_ids)
+            versions += [self.version] * len(new.token_ids)
             text += new.text
         last = output.outputs[0] if output is not None else None
         reason = (last.finish_reason or "abort") if last is not None else "abort"
@@ -282,7 +294,11 @@ class VllmEngine:
                 self._give_up(f"it made no step for {quiet:.0f} s")
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._engine.get_tokenizer().decode(list(ids), skip_special_tokens=True))
+        """The text of ids as vLLM streams it: a character that is not whole yet is no text."""
+        from tokenizers.decoders import DecodeStream
+
+        tokenizer, stream = self._engine.get_tokenizer().backend_tokenizer, DecodeStream(skip_special_tokens=True)
+        return "".join(piece for token in ids if (piece := stream.step(tokenizer, token)))
 
     def _init_request(self) -> Any:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal, cast
 
 from actors.learner_group import make_learner_group
 from actors.placement import Resources
@@ -56,7 +57,7 @@ def worker_settings(config: Config, model: Path, prompts: Prompts | None = None)
             top_p=rollout.top_p,
             seed=config.run.seed,
             ray_metrics=True,
-            pause=rollout.pause,
+            pause=cast(Literal["wait", "abort", "keep"], rollout.pause),
             stall_timeout_s=rollout.stall_timeout_s,
         ),
         limits=EpisodeLimits(**asdict(episode), deadline_s=rollout.deadline_s),

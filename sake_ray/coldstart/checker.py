@@ -101,6 +101,8 @@ def _ending(trajectory: Trajectory) -> Iterator[Problem]:
             yield Problem(
                 Reason.FORMAT, f"turn {len(trajectory.turns)} is not one action in the form asked for ({why})"
             )
+        case StopReason.DEADLINE:
+            yield Problem(Reason.TOO_LONG, "the trajectory was cut off by the clock")
         case _:
             yield Problem(Reason.TOOL_ORDER, f"turn {len(trajectory.turns)} is a search where none is left to make")
 

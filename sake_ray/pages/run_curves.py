@@ -42,7 +42,7 @@ _GROUPS: dict[tuple[str, str], list[tuple[str, tuple[str, ...], tuple[float, flo
     ],
     ("episodes", "Episodes"): [
         ("How episodes end", ("rollout/stop_answer", "rollout/stop_malformed", "rollout/stop_search_limit",
-                              "rollout/stop_turn_limit", "rollout/stop_truncated"), _SHARE),
+                              "rollout/stop_turn_limit", "rollout/stop_truncated", "rollout/stop_deadline"), _SHARE),
         ("Tokens an episode", ("rollout/tokens", "rollout/sampled_tokens"), None),
         ("Turns an episode", ("rollout/turns",), None),
         ("Groups with and without a signal", ("rollout/groups", "rollout/zero_signal_groups"), None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ TOKENS = (
 """Tokens in which stop strings fall apart in many ways."""
 
 
-def decode(ids: list[int] | tuple[int, ...]) -> str:
+def decode(ids: Sequence[int]) -> str:
     return "".join(TOKENS[i] for i in ids)
 
 

@@ -267,6 +267,23 @@ async def test_cancelling_an_episode_cancels_what_it_waits_for(where: str) -> No
     assert waiting.cancelled
 
 
+@pytest.mark.parametrize("where", ["engine", "search"])
+async def test_at_its_deadline_an_episode_ends_with_its_whole_turns_and_cancels_what_it_waits_for(where: str) -> None:
+    waiting = Waiting()
+    trajectory = await run_episode(
+        EXAMPLE,
+        policy=waiting if where == "engine" else ScriptedPolicy(TEXT),
+        codec=PadCodec(),
+        search=waiting if where == "search" else PictureSearch(),
+        limits=EpisodeLimits(deadline_s=0.05),
+        seed=0,
+        trajectory_id="late",
+    )
+    assert trajectory.stop_reason is StopReason.DEADLINE and waiting.cancelled
+    assert len(trajectory.turns) == (0 if where == "engine" else 1)
+    check_aligned(trajectory)
+
+
 async def test_a_bug_in_the_search_stops_the_episode() -> None:
     class Broken(PictureSearch):
         async def search(self, example: Example, action: TextSearch | ImageSearch) -> Observation:
