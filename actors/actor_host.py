@@ -101,9 +101,7 @@ class RayHost:
         return f"{wants}the cluster has {_listed(ray.cluster_resources())}, free {_listed(ray.available_resources())}"
 
 
-async def until_ready(
-    host: ActorHost, handle: Any, name: str, *, limit_s: float | None = None, warn_every_s: float = WARN_EVERY_S
-) -> None:
+async def until_ready(host: ActorHost, handle: Any, name: str, *, limit_s: float | None = None) -> None:
     """Wait until an actor has its place and is made.
 
     Raises:
@@ -114,7 +112,7 @@ async def until_ready(
     try:
         while True:
             passed = time.monotonic() - begin
-            left = warn_every_s if limit_s is None else min(warn_every_s, limit_s - passed)
+            left = WARN_EVERY_S if limit_s is None else min(WARN_EVERY_S, limit_s - passed)
             await asyncio.wait({waiting}, timeout=max(left, 0.0))
             if waiting.done():
                 waiting.result()

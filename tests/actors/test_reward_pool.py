@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import functools
 import json
 import os
+import signal
+import time
 import traceback
 from pathlib import Path
 
@@ -13,6 +17,8 @@ import pytest
 from actors.reward_pool import Crash, RewardError, RewardPool, RewardWorker, save_trajectories
 from sake_ray.trajectory import Segment, Trajectory, Turn
 from sake_ray.types import Completion, Entity, Example, ImageRef, Reward, StopReason, TextSearch
+from tests.actors.names import until_free
+from tests.actors.waiting import until, until_states
 from tests.sake_ray.trainer.fakes import SETTINGS, Outcome, Run, make_post
 
 
@@ -34,6 +40,18 @@ class SecondStepCrash:
         if trajectory.oldest_version == 1:
             raise ZeroDivisionError("a bug of ours")
         return Reward(float(trajectory.token_ids[-1]), 0, 0, 0, 0, 0, 0, 0)
+
+
+class SlowScorer(LengthScorer):
+    """Takes its time, and leaves its process's id in a file named after the trajectory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def score(self, trajectory: Trajectory) -> Reward:
+        (self.folder / trajectory.id).write_text(str(os.getpid()))
+        time.sleep(0.05)
+        return super().score(trajectory)
 
 
 def trajectory(name: str, tokens: int = 1) -> Trajectory:
@@ -89,12 +107,12 @@ async def test_a_crash_ends_the_run_and_leaves_neither_a_row_nor_a_checkpoint_of
     settings = dataclasses.replace(SETTINGS, eval_every=0, checkpoint_every=1)
     run = await Run.start(tmp_path, settings, posts=[make_post(name) for name in "abcd"])
     pool = RewardPool.start(SecondStepCrash, workers=1, crash_folder=tmp_path / "crashes")
-    run.trainer.rewards = pool
-    with pytest.raises(ExceptionGroup) as ended:
-        await run.trainer.run()
-    await pool.shutdown()
-    # Groups are scored as they close: others of the same step may have crashed too before the first had ended the run.
-    assert ended.value.split(RewardError)[1] is None
+    run.trainer.producer._rewards = pool
+    try:
+        with pytest.raises(RewardError) as ended:
+            await run.trainer.run()
+    finally:
+        await pool.shutdown()
     told = "".join(traceback.format_exception(ended.value))
     assert "a bug of ours" in told
     saved = list((tmp_path / "crashes").iterdir())
@@ -104,3 +122,26 @@ async def test_a_crash_ends_the_run_and_leaves_neither_a_row_nor_a_checkpoint_of
     left = Outcome.of(tmp_path)
     assert left.step == run.learner.updates == 1
     assert {row["step"] for row in left.metrics} == {row["step"] for row in left.trajectories} == {1}
+
+
+@pytest.mark.integration
+async def test_a_killed_worker_loses_nothing_and_the_pool_changes_its_size_while_it_scores(
+    local_ray: None, tmp_path: Path
+) -> None:
+    await until_free("reward-0", "reward-1")
+    pool = RewardPool.start(functools.partial(SlowScorer, tmp_path), workers=2, crash_folder=tmp_path, batch=10)
+    scoring = asyncio.create_task(pool.score([trajectory(f"t{n}", tokens=n) for n in range(40)]))
+    for victim in ("t3", "t13"):
+        await until((tmp_path / victim).exists, every_s=0.01)
+        await asyncio.sleep(0.02)  # in the middle of it, and the file is written
+        os.kill(int((tmp_path / victim).read_text()), signal.SIGKILL)
+    assert [reward.total for reward in await scoring] == [float(n) for n in range(40)]
+
+    for size in (3, 1):
+        scoring = asyncio.create_task(pool.score([trajectory(f"u{n}", tokens=n) for n in range(40)]))
+        await pool.resize(size)
+        assert [reward.total for reward in await scoring] == [float(n) for n in range(40)]
+        await until_states(pool, ["serving"] * size)
+    (state,) = await pool.states()
+    assert (state.name, state.numbers["pending"]) == ("reward-0", 0.0) and state.numbers["scored"] >= 10 and state.node
+    await pool.shutdown()

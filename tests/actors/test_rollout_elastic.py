@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import logging
 from collections import Counter
 from typing import Any
@@ -16,6 +18,7 @@ from actors.rollout_pool import RolloutError, RolloutPool
 from sake_ray.interfaces import GroupLost, LearnerLost
 from sake_ray.types import Example, ImageRef
 from tests.actors.fake_host import FakeHost
+from tests.actors.waiting import until, until_states
 
 # What may happen, each with a number that says to whom or how much.
 EVENTS = st.tuples(
@@ -31,14 +34,7 @@ def post(name: object) -> Example:
 
 
 def pool_of(host: FakeHost, workers: int, **options: Any) -> RolloutPool:
-    limits = {"health_every_s": 0.005, "health_limit_s": 0.02, "retry_s": 0.0, "start_timeout_s": 0.1} | options
-    return RolloutPool(host.spawn, workers, host=host, **limits)
-
-
-async def until(what: Any) -> None:
-    async with asyncio.timeout(5):
-        while not what():  # noqa: ASYNC110 - a turn of the loop, not a time
-            await asyncio.sleep(0)
+    return RolloutPool(host.spawn, workers, host=host, **({"retry_s": 0.0} | options))
 
 
 @given(st.lists(EVENTS, max_size=40), st.integers(1, 4))
@@ -51,8 +47,9 @@ def test_whatever_happens_each_group_comes_back_once_and_the_pool_ends_as_asked(
 
 async def _live_through(events: list[tuple[str, int]], workers: int) -> None:
     host = FakeHost()
-    pool = pool_of(host, workers, max_attempts=1000, max_respawns=1000)
+    pool = pool_of(host, workers, max_attempts=1000, max_respawns=1000, health_every_s=0.005, health_limit_s=0.02)
     await pool.start()
+    pool._roster._limits = dataclasses.replace(pool._roster._limits, start_s=0.1, update_s=0.1)
     groups: dict[int, asyncio.Task[Any]] = {}
     version = 0
     for number, (event, value) in enumerate(events):
@@ -79,13 +76,14 @@ async def _live_through(events: list[tuple[str, int]], workers: int) -> None:
         for _ in range(value):
             await asyncio.sleep(0)
     host.place = 1000
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         answers = await asyncio.gather(*groups.values())
     assert [answer.example.id for answer in answers] == [str(number) for number in groups]
     await until(
-        lambda: [w.index for w in host.alive()] == list(range(pool.size)) and len(set(pool._roster.slots)) == pool.size
+        lambda: [(w.index, w.hung) for w in host.alive()] == [(index, False) for index in range(pool.size)], every_s=0
     )
-    await until(lambda: all(slot.state == "serving" and slot.load == 0 for slot in pool._roster.slots.values()))
+    await until(lambda: [s.state for s in pool._roster.slots.values()] == ["serving"] * pool.size, every_s=0)
+    assert all(slot.load == 0 for slot in pool._roster.slots.values())
     assert all(worker.version >= host.published for worker in host.alive())
     await pool.shutdown()
     assert not host.alive()
@@ -124,10 +122,10 @@ async def test_those_that_leave_finish_what_they_have_and_what_they_counted_stay
 async def test_without_room_the_pool_waits_and_says_so_and_only_its_first_start_has_a_limit(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.actor_host.WARN_EVERY_S", 0.0)
+    monkeypatch.setattr("actors.actor_host.WARN_EVERY_S", 0.02)
     host = FakeHost(place=1)
-    with pytest.raises(RolloutError, match=r"rollout-1 found no room in 0 s: it asks for a place; the cluster has 1"):
-        await pool_of(host, 2, start_timeout_s=0.05).start()
+    with pytest.raises(RolloutError, match=r"rollout-1 found no room in \d s: it asks for a place; the cluster has 1"):
+        await pool_of(host, 2, start_timeout_s=0.5).start()
     assert not host.alive(), "what had started is stopped"
 
     pool = pool_of(host, 1, max_respawns=1)
@@ -136,8 +134,9 @@ async def test_without_room_the_pool_waits_and_says_so_and_only_its_first_start_
     host.alive()[0].die()
     with caplog.at_level(logging.WARNING):
         group = asyncio.create_task(pool.rollout(post("a"), seeds=[0]))
-        await asyncio.sleep(0.1)
-        assert not group.done() and [s.state for s in await pool.states()] == ["placing"]
+        await until_states(pool, ["placing"])
+        await until(lambda: "rollout-0 has been waiting for room" in caplog.text)
+        assert not group.done()
     host.place = 1
     assert (await group).example.id == "a"
     await pool.shutdown()
@@ -145,7 +144,7 @@ async def test_without_room_the_pool_waits_and_says_so_and_only_its_first_start_
 
 async def test_a_bug_in_looking_after_the_workers_ends_every_wait_with_its_traceback() -> None:
     host = FakeHost()
-    pool = pool_of(host, 1)
+    pool = pool_of(host, 1, health_every_s=0.005)
     await pool.start()
     host.bug = KeyError("a bug of ours")
     with pytest.raises(RolloutError, match="a bug of ours") as ended:
@@ -177,7 +176,7 @@ async def test_a_group_lost_too_often_says_so_and_a_pool_that_gave_up_is_tried_a
     host.held = {"a-0000000000000000"}
     group = asyncio.create_task(pool.rollout(post("a"), seeds=[0]))
     for tries in (1, 2):
-        await until(lambda tries=tries: Counter(group for group, _ in host.begun)["a-0000000000000000"] == tries)
+        await until(functools.partial(_was_begun, host, tries))
         host.alive()[0].die()
     with pytest.raises(GroupLost, match="lost its worker 2 times"):
         await group
@@ -189,3 +188,7 @@ async def test_a_group_lost_too_often_says_so_and_a_pool_that_gave_up_is_tried_a
     await pool.resize(1)
     assert (await pool.rollout(post("b"), seeds=[0])).example.id == "b"
     await pool.shutdown()
+
+
+def _was_begun(host: FakeHost, times: int) -> bool:
+    return Counter(group for group, _ in host.begun)["a-0000000000000000"] == times

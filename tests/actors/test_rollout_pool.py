@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +21,7 @@ from actors.rollout_stats import WorkerStats
 from sake_ray.interfaces import GroupLost, RolloutCounts
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, ImageRef
+from tests.actors.waiting import until, until_states
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
@@ -60,6 +67,9 @@ class ScriptedWorker:
 
     async def stats(self) -> WorkerStats:
         return WorkerStats(self.name, self.version, self.running, 0, 0, 2 * self.tokens, self.tokens, 0, 0, 0, 0)
+
+    async def pid(self) -> int:
+        return os.getpid()
 
     async def shutdown(self) -> None:
         pass
@@ -108,6 +118,15 @@ class Scene:
     async def runs(self) -> list[tuple[str, str, int]]:
         entries: list[tuple[str, str, int]] = await self.diary.read.remote()
         return entries
+
+    async def four_runs(self) -> bool:
+        return len(await self.runs()) >= 4
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs, or could."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "(zombie)" not in status.read_text()
 
 
 async def test_groups_are_spread_by_load_and_stay_whole() -> None:
@@ -192,3 +211,60 @@ async def test_the_death_of_some_other_actor_is_not_the_workers(local_ray: None)
         with pytest.raises(ray.exceptions.RayActorError):
             await scene.pool.update_weights(other.die.remote(), 1)
         assert scene.spawned == 1
+
+
+async def test_a_worker_that_hangs_is_replaced_and_its_groups_run_elsewhere() -> None:
+    async with Scene(2, health_every_s=0.2, health_limit_s=2.0) as scene:
+        hung = await scene.pool._roster.slots[0].handle.pid.remote()
+        names = [f"slow{i}" for i in range(4)]
+        groups = [asyncio.create_task(scene.pool.rollout(example(n), seeds=[i])) for i, n in enumerate(names)]
+        await until(scene.four_runs)
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            assert len(await scene.pool.states()) == 2, "looked at while one does not answer"
+            answers = await asyncio.gather(*groups)
+            await until_states(scene.pool, ["serving"] * 2)
+            await until(lambda: not is_there(hung))
+        finally:
+            if is_there(hung):
+                os.kill(hung, signal.SIGKILL)
+        assert [group.example.id for group in answers] == names
+        assert sorted(worker for _, worker, _ in await scene.runs())[:2] == ["rollout-0"] * 2
+        assert scene.spawned == 3
+
+
+async def test_the_pool_grows_and_shrinks_while_groups_run() -> None:
+    async with Scene(1) as scene:
+        await scene.pool.update_weights({"w": 1}, 4)
+        groups = [asyncio.create_task(scene.pool.rollout(example(f"slow{i}"), seeds=[i])) for i in range(2)]
+        await scene.pool.resize(3)
+        await until_states(scene.pool, ["serving"] * 3)
+        groups += [asyncio.create_task(scene.pool.rollout(example(f"slow{i}"), seeds=[i])) for i in range(2, 8)]
+        await asyncio.sleep(0)
+        await scene.pool.resize(1)
+        answers = await asyncio.gather(*groups)
+        assert [group.example.id for group in answers] == [f"slow{i}" for i in range(8)]
+        runs = await scene.runs()
+        assert len(runs) == 8 and {version for *_, version in runs} == {4}
+        assert {worker for _, worker, _ in runs} == {"rollout-0", "rollout-1", "rollout-2"}
+        await until_states(scene.pool, ["serving"])
+        assert (await scene.pool.counts()) == RolloutCounts(1, 16, 8)
+
+
+def test_a_lost_node_shrinks_the_pool_and_one_that_joins_regrows_it() -> None:
+    project = Path(__file__).parents[2]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with tempfile.TemporaryDirectory(prefix="sr-") as folder:  # short: sockets lie in it
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.actors.lose_a_node", folder],
+            cwd=project,
+            env=env | {"PYTHONPATH": str(project)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["answers"] == [f"slow{n}" for n in range(14)], "each group comes back once"
+    assert told["versions"] == [4], "no worker served without the current weights"
+    assert len(told["placing"]) == 1 and told["regrown"] == ["rollout-0", "rollout-1"]

@@ -26,6 +26,7 @@ from sake_ray.types import (
     TextSearch,
 )
 from tests.actors.names import until_free
+from tests.actors.waiting import until_states
 
 POST = Example("17_1", "text", ImageRef("none.png", 40, 40), ())
 
@@ -72,6 +73,15 @@ class Elsewhere:
 
     async def ask(self, pool: SearchPool) -> str:
         return (await pool.search(POST, ImageSearch(("far",)))).results[0].status
+
+    async def keep(self, pool: SearchPool, flag: str) -> tuple[int, list[str], int]:
+        """Search until the file `flag` is there: how often, what went wrong, and how many workers it knows then."""
+        asked, wrong = 0, []
+        while not await asyncio.to_thread(Path(flag).exists):
+            answers = await asyncio.gather(*(pool.search(POST, TextSearch((f"q{asked + n}",))) for n in range(8)))
+            asked += len(answers)
+            wrong += [answer.results[0].status for answer in answers if answer.results[0].status != "success"]
+        return asked, wrong, len(pool._workers)
 
 
 async def test_a_late_or_unavailable_tool_is_a_failed_result_and_a_bug_raises() -> None:
@@ -166,6 +176,30 @@ async def test_a_query_goes_to_one_worker_whoever_asks_is_asked_once_a_post_and_
             break
         await asyncio.sleep(0.05)
     assert (tmp_path / "flag").exists(), "the search goes on although nobody waits for it"
+    await pool.shutdown()
+
+
+@pytest.mark.integration
+async def test_no_search_is_lost_while_the_pool_changes_and_copies_elsewhere_learn_of_it(
+    local_ray: None, tmp_path: Path
+) -> None:
+    await until_free("search-0", "search-1")
+    pool = SearchPool.start(ScriptedTool, PoolSettings(20.0), workers=2)
+    await pool.ready()
+    forgotten = SearchPool(pool._workers, PoolSettings(20.0))  # hears nothing until it asks
+    elsewhere = ray.remote(Elsewhere).options(num_cpus=0).remote()
+    searching = asyncio.ensure_future(elsewhere.keep.remote(pool, str(tmp_path / "flag")))
+    for size in (4, 1, 3):
+        await asyncio.sleep(0.3)
+        await pool.resize(size)
+        await until_states(pool, ["serving"] * size)
+    await asyncio.sleep(0.3)
+    (tmp_path / "flag").touch()
+    asked, wrong, known = await searching
+    assert asked > 50 and wrong == [] and known == 3
+    assert (await pool.counts())["searches"] == asked, "what those that left had counted stays"
+    late = await asyncio.gather(*(forgotten.search(POST, TextSearch((f"late{n}",))) for n in range(8)))
+    assert {answer.results[0].status for answer in late} == {"success"} and len(forgotten._workers) == 3
     await pool.shutdown()
 
 
