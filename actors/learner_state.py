@@ -8,8 +8,11 @@ there. Every function but `write_folder` is a collective: all ranks call it.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from actors.packed_model import PackedModel
+from sake_ray.trainer.checkpoint import lacks_room
 
 FORMAT = 1
 FACTS = "learner.json"
@@ -47,10 +51,8 @@ def save(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer, ste
     tensors |= _moments(model, optimizer)
     writer = dcp.HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     dcp.save(tensors, storage_writer=writer)
-    if dist.get_rank() == 0:
-        facts = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "tensors": len(tensors)}
-        (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    dist.barrier()
+    facts = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "tensors": len(tensors)}
+    _on_rank_0(folder, lambda: (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8"))
 
 
 def load(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer) -> int:
@@ -86,15 +88,45 @@ def export(folder: Path, model: PackedModel, source: Path, dtype: str = "float32
     A folder that is there is replaced by the new one, once that is complete.
     """
     params = full_params(model)
-    if dist.get_rank() == 0:
-        write_folder(folder, model.hf, params, source, dtype)
-    dist.barrier()
+    _on_rank_0(folder, lambda: write_folder(folder, model.hf, params, source, dtype))
+
+
+def _on_rank_0(folder: Path, write: Callable[[], object]) -> None:
+    """Let rank 0 write into `folder`; all ranks wait for it, and all fail if it does: none is left in a collective.
+
+    Raises:
+        OSError: on the other ranks, where rank 0 failed; it raises its own error.
+    """
+    try:
+        if dist.get_rank() == 0:
+            write()
+    except BaseException as error:
+        _from_rank_0(errno.ENOSPC if lacks_room(error) else errno.EIO)
+        raise
+    if number := _from_rank_0(0):
+        raise OSError(number, f"{os.strerror(number)}: rank 0 could not write it", str(folder))
+
+
+def _from_rank_0(number: int) -> int:
+    """The number rank 0 has; on GPUs a CPU tensor goes through the group's gloo half."""
+    told = torch.tensor(number)
+    dist.broadcast(told, src=0)
+    return int(told)
 
 
 def write_folder(folder: Path, hf: Any, params: dict[str, torch.Tensor], source: Path, dtype: str) -> None:
     """What `export` writes, by one process alone; `hf` is a transformers model that has these parameters."""
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    try:
+        _fill(aside, hf, params, source, dtype)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _put_in_place(aside, folder)
+
+
+def _fill(aside: Path, hf: Any, params: dict[str, torch.Tensor], source: Path, dtype: str) -> None:
     aside.mkdir(parents=True)
     state = {name: tensor.to(getattr(torch, dtype)) for name, tensor in params.items()}
     hf.save_pretrained(aside, state_dict=state)
@@ -104,7 +136,6 @@ def write_folder(folder: Path, hf: Any, params: dict[str, torch.Tensor], source:
         is_weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
         if path.is_file() and not is_weights and not (aside / path.name).exists():
             shutil.copyfile(path, aside / path.name)
-    _put_in_place(aside, folder)
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

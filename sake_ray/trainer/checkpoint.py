@@ -3,13 +3,15 @@
 Knows files only: nothing of models, Ray or what the state means. Always holds: `step-000012` exists only
 once every file in it is on disk and named with size and SHA-256 in its manifest; a folder still being
 written is called `tmp-…`; a checkpoint that does not match its manifest is never loaded, and falling
-back to an older one is logged as an error. State is JSON; nothing is pickled.
+back to an older one is logged as an error. A full disk (`NoRoom`) costs the checkpoint that was to be
+written and no other. State is JSON; nothing is pickled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -28,6 +30,7 @@ STATE = "state.json"
 FORMAT = 1
 LARGEST_JSON_BYTES = 256 * 2**20
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _STEP_FOLDER = re.compile(r"step-(\d{6,12})")
 
 
@@ -65,23 +68,19 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: this step already has a checkpoint, or the body wrote a reserved name.
+            NoRoom: the disk is full, or has less room than the newest checkpoint takes; earlier ones stay.
         """
         pending = self._open(step)
-        try:
+        with self._gone_on_failure(pending, step):
             yield pending
-        except BaseException:
-            shutil.rmtree(pending, ignore_errors=True)
-            raise
         self._complete(pending, step, state)
 
     async def save(self, step: int, state: Mapping[str, Any], fill: Callable[[Path], Awaitable[None]]) -> None:
         """As `begin`, filled by others: hashing and flushing to disk, which take long, leave the event loop free."""
         pending = self._open(step)
-        try:
+        with self._gone_on_failure(pending, step):
             await fill(pending)
-        except BaseException:
-            shutil.rmtree(pending, ignore_errors=True)
-            raise
+        # Cleans up by itself: were this cancelled, the thread would go on in a folder that is being removed.
         await asyncio.to_thread(self._complete, pending, step, state)
 
     def write(self, step: int, state: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]]) -> Path:
@@ -123,12 +122,35 @@ class CheckpointStore:
             raise CheckpointError(f"{final} exists already; a checkpoint is never overwritten")
         self._remove_leftovers()
         pending = self.root / f"tmp-{final.name}"
-        pending.mkdir(parents=True)
+        with self._gone_on_failure(pending, step):
+            pending.mkdir(parents=True)
+            if shutil.disk_usage(self.root).free < sum(map(_size, self._all()[-1:])):
+                raise NoRoom(self._lacks(step))
         return pending
 
-    def _complete(self, pending: Path, step: int, state: Mapping[str, Any]) -> None:
-        """Turn a filled folder into the checkpoint of `step`, or into nothing."""
+    @contextlib.contextmanager
+    def _gone_on_failure(self, pending: Path, step: int) -> Iterator[None]:
+        """Remove a folder whose making failed; raise `NoRoom` where that was for want of room."""
         try:
+            yield
+        except BaseException as error:
+            shutil.rmtree(pending, ignore_errors=True)
+            if lacks_room(error) and not isinstance(error, NoRoom):
+                raise NoRoom(self._lacks(step)) from error
+            raise
+
+    def _lacks(self, step: int) -> str:
+        """What to tell of a checkpoint that found no room."""
+        newest = self._all()[-1:]
+        last = f"the last one ({newest[0].name}) takes {_mib(_size(newest[0]))}" if newest else "it is the first one"
+        return (
+            f"no room for the checkpoint of step {step}: {self.root} has {_mib(shutil.disk_usage(self.root).free)} "
+            f"free, {last}. Those that are there are untouched; free some room, or lower trainer.keep_checkpoints"
+        )
+
+    def _complete(self, pending: Path, step: int, state: Mapping[str, Any]) -> None:
+        """Turn a filled folder into the checkpoint of `step`."""
+        with self._gone_on_failure(pending, step):
             for name in (MANIFEST, STATE):
                 if (pending / name).exists():
                     raise CheckpointError(f"{pending / name}: this name is the checkpoint's own; write to another")
@@ -138,9 +160,6 @@ class CheckpointStore:
             _sync_folders(pending)
             pending.rename(self.root / f"step-{step:06d}")
             _sync(self.root)
-        except BaseException:
-            shutil.rmtree(pending, ignore_errors=True)
-            raise
         self._prune()
 
     def _all(self) -> list[Path]:
@@ -162,6 +181,22 @@ class CheckpointStore:
         for folder in self.root.glob("tmp-*") if self.root.is_dir() else ():
             log.warning("removing %s, left by a run that was cut off", folder)
             shutil.rmtree(folder)
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether a full disk (or quota) is behind an error, however libraries and other processes wrapped it."""
+    texts = [os.strerror(number) for number in _FULL]
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        # By number where it is still an OSError; torch, safetensors and Ray hand on its text.
+        if isinstance(link, NoRoom) or (isinstance(link, OSError) and link.errno in _FULL):
+            return True
+        if any(text in str(link) for text in texts):
+            return True
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return False
 
 
 def load(folder: Path) -> Checkpoint:
@@ -194,6 +229,14 @@ def load(folder: Path) -> Checkpoint:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import pytest
 
-from launch import rl, training
+from launch import rl, run_checkpoints, training
 from launch.job_data import DataSet
 from launch.pools import Pools
 from launch.rl import COLLAPSED, REFUSED, STOPPED, run_job
@@ -30,7 +30,7 @@ from sake_ray.config.config import Config
 from sake_ray.config.identity import identity
 from sake_ray.config.load import resolve
 from sake_ray.interfaces import LearnerLost
-from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, CheckpointStore, NoRoom
 from sake_ray.trainer.trainer import StopRequested
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
@@ -200,6 +200,55 @@ def test_a_run_made_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> N
     assert names(tmp_path) == ["step-000002", "step-000005"], "nothing is set aside for a run that does not start"
     with pytest.raises(CheckpointError, match=r"data\.subset=all \(now twitter17\).*model\.path=RUN/policy"):
         chosen(settings(tmp_path / "b", f"trainer.resume={tmp_path}/checkpoints/step-000002", "data.subset=twitter17"))
+
+
+def test_other_versions_are_named_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_checkpoints(tmp_path, 2)
+    made_with = chosen(settings(tmp_path)).state["versions"]
+    assert {"torch", "ray", "transformers"} <= made_with.keys() and not caplog.records
+    monkeypatch.setattr(run_checkpoints, "versions", lambda: {**made_with, "torch": "9.9"})
+    assert chosen(settings(tmp_path)).step == 2
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.endswith(f"go on differently: torch {made_with['torch']} → 9.9")
+
+
+def test_a_flipped_byte_in_the_newest_checkpoint_makes_the_run_go_on_from_the_one_before(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path, 2, 4)
+    file = tmp_path / "checkpoints" / "step-000004" / "learner" / "numbers.json"
+    content = file.read_bytes()
+    file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert chosen(settings(tmp_path)).step == 2
+    assert names(tmp_path) == ["aside-1-step-000004", "step-000002"]
+    write_checkpoints(tmp_path, 4)
+    assert chosen(settings(tmp_path)).step == 4
+
+
+@pytest.mark.parametrize("what", ["save", "export"])
+def test_a_full_disk_ends_no_run_and_costs_no_other_checkpoint(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(FakeLearner):
+        async def save(self, folder: Path) -> None:
+            await super().save(folder)
+            if what == "save":
+                raise RuntimeError("a rank failed: No space left on device")
+
+        async def export(self, folder: Path, dtype: str = "float32") -> None:
+            raise RuntimeError("a rank failed: No space left on device")
+
+    write_checkpoints(tmp_path, 2)
+    store = RunCheckpoints(tmp_path / "checkpoints", 9, identity(settings(tmp_path)), export_best=True)
+    saved = store.save(Full(lambda name: None, FakeRollout(lambda name: None)), {"best": {"step": 4, "value": 0.5}}, 4)
+    if what == "save":
+        with pytest.raises(NoRoom):
+            asyncio.run(saved)
+        assert names(tmp_path) == ["step-000002"]
+    else:
+        asyncio.run(saved)
+        assert names(tmp_path) == ["best.json", "step-000002", "step-000004"]
+        assert f"python launch/export.py run={tmp_path} which=best" in caplog.text
 
 
 def test_a_longer_run_on_another_machine_goes_on(tmp_path: Path) -> None:
