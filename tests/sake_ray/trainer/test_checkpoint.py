@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import os
-import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from sake_ray.trainer import checkpoint
 from sake_ray.trainer.checkpoint import CheckpointError, CheckpointStore, NoRoom, lacks_room, load
+from tests.small_disk import small_disk
 
 
 def fill(folder: Path) -> None:
@@ -156,17 +156,9 @@ def test_if_all_are_damaged_it_stops(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", mib=3) as folder:
+        yield folder
 
 
 def filled(size: int) -> Callable[[Path], Awaitable[None]]:
@@ -177,12 +169,12 @@ def filled(size: int) -> Callable[[Path], Awaitable[None]]:
 
 
 @pytest.mark.parametrize("size", [2**20, 5 * 2**20], ids=["known beforehand", "found while writing"])
-async def test_a_full_disk_costs_one_checkpoint_and_says_what_is_needed(small_disk: Path, size: int) -> None:
-    root = small_disk / "checkpoints"
+async def test_a_full_disk_costs_one_checkpoint_and_says_what_is_needed(disk: Path, size: int) -> None:
+    root = disk / "checkpoints"
     store = CheckpointStore(root)
     await store.save(1, {}, filled(2**20))
     if size == 2**20:
-        (small_disk / "other").write_bytes(b"\x02" * (3 * 2**20 // 2))
+        (disk / "other").write_bytes(b"\x02" * (3 * 2**20 // 2))
     with pytest.raises(NoRoom, match=r"step 2: .*MiB free, the last one \(step-000001\) takes 1\.0 MiB") as raised:
         await store.save(2, {}, filled(size))
     assert str(root) in str(raised.value)
@@ -190,13 +182,13 @@ async def test_a_full_disk_costs_one_checkpoint_and_says_what_is_needed(small_di
     found = store.find_latest()
     assert found is not None and found.step == 1
 
-    (small_disk / "other").unlink(missing_ok=True)
+    (disk / "other").unlink(missing_ok=True)
     await store.save(3, {}, filled(2**20))
     assert sorted(path.name for path in root.iterdir()) == ["step-000001", "step-000003"]
 
 
-async def test_a_disk_that_is_full_for_the_state_alone_is_a_full_disk(small_disk: Path) -> None:
-    root = small_disk / "checkpoints"
+async def test_a_disk_that_is_full_for_the_state_alone_is_a_full_disk(disk: Path) -> None:
+    root = disk / "checkpoints"
     with pytest.raises(NoRoom, match="it is the first one"):
         await CheckpointStore(root).save(1, {"trajectories": "x" * (3 * 2**20)}, filled(2**10))
     assert list(root.iterdir()) == []
