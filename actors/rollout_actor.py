@@ -1,24 +1,30 @@
 """The rollout worker as a Ray actor: what it is built from, how it builds itself, how it is placed.
 
 Knows nothing of routing or replacement. Always holds: the settings are plain values that travel to any node;
-engine, codec and image reader are made in the actor's own process.
+engine, codec and image reader are made in the actor's own process; its numbers are on Ray's metrics port from its
+start to its end, and where that breaks its next call fails.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 
 from actors.placement import ROLLOUT, Resources, actor_name, actor_options, engine_env
+from actors.rollout_metrics import Exporter, RaySeries
+from actors.rollout_stats import WorkerStats
 from actors.rollout_worker import RolloutWorker
 from actors.vllm_build import EngineConfig
 from actors.vllm_engine import VllmEngine
-from actors.weight_sync import make_weight_sync
+from actors.weight_sync import Params, make_weight_sync
 from envs.episode import EpisodeLimits
 from sake_ray.interfaces import SearchClient
+from sake_ray.trajectory import TrajectoryGroup
+from sake_ray.types import Example
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,35 @@ class RolloutActor(RolloutWorker):
             ),
             max_rebuilds=settings.max_rebuilds,
         )
+        self._node = ray.get_runtime_context().get_node_id()
+        self._exporter = Exporter(self.stats, RaySeries(name))
+
+    async def start(self, params: Params | None = None, version: int = 0) -> None:
+        """Start the engine, and show the worker's numbers from then on."""
+        await super().start(params, version)
+        self._exporter.start()
+
+    async def rollout_group(
+        self, example: Example, seeds: Sequence[int], greedy: bool = False, group_id: str = ""
+    ) -> TrajectoryGroup:
+        """Run one episode per seed, all at once; see `RolloutWorker`."""
+        self._exporter.check()
+        return await super().rollout_group(example, seeds, greedy, group_id)
+
+    async def update_weights(self, params: Params, version: int) -> Mapping[str, float]:
+        """Give the engine new weights; see `RolloutWorker`."""
+        self._exporter.check()
+        return await super().update_weights(params, version)
+
+    async def stats(self) -> WorkerStats:
+        """How the worker stands, and on which node."""
+        self._exporter.check()
+        return replace(await super().stats(), node=self._node)
+
+    async def shutdown(self) -> None:
+        """Stop the engine and the export."""
+        self._exporter.stop()
+        await super().shutdown()
 
 
 def spawn_rollout_actor(settings: WorkerSettings, search: SearchClient, index: int) -> Any:

@@ -64,6 +64,8 @@ class WorkerStats:
     prefix_hits: int
     preemptions: int
     rebuilds: int
+    kv_usage: float = 0.0
+    node: str = ""
 
 
 class PoolCounts:

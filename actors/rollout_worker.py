@@ -3,8 +3,9 @@
 Knows nothing of vLLM, Ray or rewards: engine, codec and search are handed in, so tests use this class
 directly; `actors/rollout_actor.py` makes it an actor. Always holds: no trajectory waits for another
 (no turn barrier); a rebuilt engine has the current weights before it serves; a trajectory cut off by
-a lost engine is run again from its start with its own seed, and what the engine was really shown
-equals what the trajectory records, id for id.
+a lost engine is run again from its start with its own seed; the clock of its deadline goes on meanwhile, and whoever
+stops waiting for a rebuild does not stop the rebuild; what the engine was really shown equals what the trajectory
+records, id for id.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from actors.rollout_stats import EngineStats, WorkerStats
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+_NO_TIME_S = 1e-6
 
 
 class WorkerBroken(RuntimeError):
@@ -87,6 +91,7 @@ class RolloutWorker:
         self._rebuilds_in_a_row = 0
         self._trajectories = 0
         self._past = EngineStats()
+        self._mending: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return self.name
@@ -151,10 +156,13 @@ class RolloutWorker:
             prefix_hits=past.prefix_hits + now.prefix_hits,
             preemptions=past.preemptions + now.preemptions,
             rebuilds=self._rebuilds,
+            kv_usage=now.kv_usage,
         )
 
     async def shutdown(self) -> None:
-        """Stop the engine."""
+        """Stop the engine, one that is just being rebuilt too."""
+        for task in self._mending:
+            task.cancel()
         async with self._changing:
             self._drop_engine()
 
@@ -163,22 +171,23 @@ class RolloutWorker:
     async def _trajectory(
         self, example: Example, seed: int, greedy: bool, trajectory_id: str, images: _GroupImages
     ) -> Trajectory:
+        began = time.monotonic()
         for _ in range(self._max_rebuilds + 1):
-            async with self._changing:  # an engine that is being rebuilt or updated is worth waiting for
-                engine = self._running()
-            policy = _EnginePolicy(engine, images, greedy)
+            policy = _EnginePolicy(self._serving, images, greedy)
             try:
                 trajectory = await run_episode(
                     example,
                     policy=policy,
                     codec=self._codec,
                     search=self._search,
-                    limits=self._limits,
+                    limits=self._limits_since(began),
                     seed=seed,
                     trajectory_id=trajectory_id,
                 )
             except EngineLost as lost:
-                await self._replace_once(engine, lost)
+                if policy.engine is None:
+                    raise
+                await self._mend(policy.engine, lost, self._limits_since(began).deadline_s)
                 continue
             policy.check_against(trajectory)
             trajectory.worker = self.name
@@ -189,12 +198,41 @@ class RolloutWorker:
             f"{self.name}: the engine was lost {self._max_rebuilds + 1} times while trajectory {trajectory_id} ran"
         )
 
+    def _limits_since(self, began: float) -> EpisodeLimits:
+        """The limits of an episode whose trajectory began then, perhaps on an engine that is gone."""
+        if not self._limits.deadline_s:
+            return self._limits
+        left = self._limits.deadline_s - (time.monotonic() - began)
+        return replace(self._limits, deadline_s=max(left, _NO_TIME_S))  # 0 would be no deadline
+
     # --- the engine's life -----------------------------------------------------------------------
+
+    async def _serving(self) -> Engine:
+        """The engine; one that is being rebuilt or updated is worth waiting for."""
+        async with self._changing:
+            return self._running()
 
     def _running(self) -> Engine:
         if self._engine is None:
             raise WorkerBroken(f"{self.name} has no running engine")
         return self._engine
+
+    async def _mend(self, lost: Engine, reason: EngineLost, patience_s: float) -> None:
+        """Have `lost` replaced, and wait for that, at most `patience_s` (0: as long as it takes).
+
+        The replacing is a task of its own: others need it when this trajectory's time or its group ends.
+        """
+        task = asyncio.create_task(self._replace_once(lost, reason), name=f"{self.name} rebuilds its engine")
+        self._mending.add(task)
+        task.add_done_callback(self._mended)
+        await asyncio.wait({task}, timeout=patience_s or None)
+        if task.done() and not task.cancelled():
+            task.result()
+
+    def _mended(self, task: asyncio.Task[None]) -> None:
+        self._mending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s: its engine was not replaced: %s", self.name, error)  # who waited raises it
 
     async def _replace_once(self, lost: Engine, reason: EngineLost) -> None:
         """Replace `lost`; the many trajectories that saw it go find it replaced by the first."""
@@ -260,10 +298,11 @@ class _GroupImages:
 
 
 class _EnginePolicy:
-    """`PolicyClient` over the worker's engine for one trajectory."""
+    """`PolicyClient` over the worker's engine for one trajectory: the same `engine` for all of its turns."""
 
-    def __init__(self, engine: Engine, images: _GroupImages, greedy: bool) -> None:
-        self._engine = engine
+    def __init__(self, serving: Callable[[], Awaitable[Engine]], images: _GroupImages, greedy: bool) -> None:
+        self.engine: Engine | None = None
+        self._serving = serving
         self._images = images
         self._greedy = greedy
         self._seen: tuple[int, ...] = ()
@@ -273,7 +312,9 @@ class _EnginePolicy:
     ) -> Completion:
         """Prepare the images and sample."""
         pictures = [await self._images.get(ref) for ref in images]
-        completion, prompt_ids = await self._engine.generate(
+        if self.engine is None:
+            self.engine = await self._serving()
+        completion, prompt_ids = await self.engine.generate(
             short_ids, pictures, max_tokens=max_tokens, seed=seed, greedy=self._greedy
         )
         self._seen = prompt_ids + completion.token_ids

@@ -105,14 +105,29 @@ class FakeEngine:
         self.log.append("shutdown")
 
 
-def make_worker(engines: list[FakeEngine], search: Searches | None = None, max_rebuilds: int = 2) -> RolloutWorker:
+@dataclass
+class SlowStart(FakeEngine):
+    """Comes up when it is let."""
+
+    let: asyncio.Event = field(default_factory=asyncio.Event)
+    starting: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self) -> None:
+        self.starting.set()
+        await self.let.wait()
+        await super().start()
+
+
+def make_worker(
+    engines: list[FakeEngine], search: Searches | None = None, max_rebuilds: int = 2, deadline_s: float = 0.0
+) -> RolloutWorker:
     remaining = iter(engines)
     return RolloutWorker(
         "rollout-0",
         lambda: next(remaining),
         PlainCodec(),
         search or Searches(),
-        limits=EpisodeLimits(max_turn_tokens=8),
+        limits=EpisodeLimits(max_turn_tokens=8, deadline_s=deadline_s),
         load_image=lambda ref: ref.path,  # type: ignore[arg-type,return-value]
         max_rebuilds=max_rebuilds,
     )
@@ -222,3 +237,42 @@ async def test_a_group_prepares_each_picture_once() -> None:
     await worker.start()
     await worker.rollout_group(EXAMPLE, list(range(8)))
     assert loads == ["post.png"]
+
+
+async def test_a_deadline_ends_a_trajectory_that_waits_for_a_rebuild_and_the_rebuild_goes_on() -> None:
+    first, second = FakeEngine(die_at_call=1), SlowStart()
+    worker = make_worker([first, second], deadline_s=0.2)
+    await worker.start()
+    group = await asyncio.wait_for(worker.rollout_group(EXAMPLE, [1, 2]), 5)
+    assert [t.stop_reason for t in group.trajectories] == [StopReason.DEADLINE] * 2
+    assert [(t.turns, t.trained_tokens) for t in group.trajectories] == [([], 0)] * 2
+    assert second.starting.is_set() and "start" not in second.log
+    second.let.set()
+    done = await asyncio.wait_for(worker.rollout_group(EXAMPLE, [3]), 5)
+    assert done.trajectories[0].stop_reason is StopReason.ANSWER
+    assert (await worker.stats()).rebuilds == 1
+
+
+async def test_a_group_that_is_cancelled_leaves_the_rebuild_to_the_others() -> None:
+    first, second = FakeEngine(die_at_call=1), SlowStart()
+    worker = make_worker([first, second])
+    await worker.start()
+    group = asyncio.create_task(worker.rollout_group(EXAMPLE, [1]))
+    await asyncio.wait_for(second.starting.wait(), 5)
+    group.cancel()
+    await asyncio.wait({group})
+    second.let.set()
+    other = await asyncio.wait_for(worker.rollout_group(EXAMPLE, [2]), 5)
+    assert other.trajectories[0].stop_reason is StopReason.ANSWER
+
+
+async def test_a_worker_can_be_stopped_while_it_rebuilds_its_engine() -> None:
+    first, second = FakeEngine(die_at_call=1), SlowStart()
+    worker = make_worker([first, second])
+    await worker.start()
+    group = asyncio.create_task(worker.rollout_group(EXAMPLE, [1]))
+    await asyncio.wait_for(second.starting.wait(), 5)
+    await asyncio.wait_for(worker.shutdown(), 5)
+    assert "shutdown" in second.log
+    with pytest.raises(WorkerBroken, match="no running engine"):
+        await asyncio.wait_for(group, 5)
