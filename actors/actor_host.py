@@ -16,11 +16,13 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import (
     ActorUnavailableError,
+    ActorUnschedulableError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
     RayTaskError,
+    RuntimeEnvSetupError,
     WorkerCrashedError,
 )
 
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 """What Ray says when an actor, and not its input, is at fault."""
+
+NOT_MADE = (RuntimeEnvSetupError, ActorUnschedulableError)
+"""What Ray says when an actor could not even be made where it was placed: another attempt may find another node."""
 
 WARN_EVERY_S = 30.0
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
-from actors.actor_host import ActorHost, brief, spawn_when_free, until_ready
+from actors.actor_host import NOT_MADE, ActorHost, brief, spawn_when_free, until_ready
 from actors.actor_state import DRAINING, LOST, PLACING, SERVING, STARTING, ActorState
 from actors.placement import actor_name
 
@@ -156,7 +156,7 @@ class Crew:
             await until_ready(self._host, handle, member.name)
             member.state = STARTING
             await self._started(handle)
-        except RayActorError as error:  # Ray restarts what dies; what cannot be made stays dead
+        except (RayActorError, *NOT_MADE) as error:  # Ray restarts what dies; what cannot be made stays dead
             logger.error("%s cannot be made, and is given up until the next change of size: %s", member.name, error)
             self._host.kill(handle)
             member.state, member.given_up = LOST, True

@@ -222,5 +222,6 @@ def _state(slot: Slot) -> ActorState:
         "prefix_hit_rate": stats.prefix_hits / stats.prefix_queries if stats.prefix_queries else 0.0,
         "generated_tokens": float(stats.generated_tokens),
         "rebuilds": float(stats.rebuilds),
+        "kv_usage": stats.kv_usage,
     }
-    return ActorState(slot.name, slot.state, numbers=numbers)
+    return ActorState(slot.name, slot.state, stats.node, numbers)

@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 
 from actors.actor_host import (
     LOST,
+    NOT_MADE,
     ActorHost,
     NoRoomError,
     actor_is_lost,
@@ -264,7 +265,7 @@ class Roster:
         except _WeightsGone as gone:
             slot.refused = gone.weights
             logger.warning("%s waits for new weights: %s", slot.name, gone)
-        except (*WORKER_LOST, RayTaskError, RolloutError) as error:
+        except (*WORKER_LOST, *NOT_MADE, RayTaskError, RolloutError) as error:
             self.last_loss, slot.state = error, LOST_STATE
             slot.failed_starts += not node_is_gone(error)
             tries = f"failed start {slot.failed_starts} of {self._limits.max_respawns}"
@@ -311,7 +312,7 @@ class Roster:
         try:
             self.counted.hear(await within(handle.stats.remote(), limit_s, f"{slot.name} stats"))
             await within(handle.shutdown.remote(), limit_s, f"{slot.name} shutdown")
-        except (*WORKER_LOST, RayTaskError, RolloutError) as error:
+        except (*WORKER_LOST, *NOT_MADE, RayTaskError, RolloutError) as error:
             logger.warning("%s did not end by itself: %s", slot.name, brief(error))
         finally:
             self.counted.lost(slot.name)

@@ -141,6 +141,7 @@ class VllmEngine:
 
     async def _replace_weights(self, params: Params, version: int) -> Mapping[str, float]:
         begin = time.monotonic()
+        await self._all_arrived()
         # The prefix cache holds keys and values of the old weights: cleared with the pause, but for requests that are
         # to go on with them (clearing it under those kills the engine).
         keep = self.config.pause == "keep"
@@ -165,6 +166,18 @@ class VllmEngine:
             self._give_up("a weight update failed half-way")
             raise EngineLost(f"weight update to version {version} failed: {error}") from error
         return {"pause_s": paused - begin, "load_s": time.monotonic() - paused, "bytes": float(moved)}
+
+    async def _all_arrived(self) -> None:
+        """Wait until every request under way has reached the engine.
+
+        A pause clears the cache of prepared pictures: a request whose pictures are just being prepared would be lost.
+        """
+        deadline = time.monotonic() + self.config.control_timeout_s
+        while self._engine.output_processor.get_num_unfinished_requests() < self._under_way:
+            self._check_usable()
+            if time.monotonic() > deadline:
+                self._give_up("requests did not reach it")
+            await asyncio.sleep(0.002)
 
     def _old_prefixes_must_go(self) -> bool:
         return self._old_prefixes and not self._under_way and self._lost is None

@@ -91,7 +91,9 @@ async def search_pool(config: Config, data_root: Path) -> AsyncIterator[SearchPo
 @asynccontextmanager
 async def rollout_pool(settings: WorkerSettings, search: SearchClient, workers: int) -> AsyncIterator[RolloutPool]:
     """Start rollout workers alone."""
-    rollout = RolloutPool(functools.partial(spawn_rollout_actor, settings, search), workers=workers)
+    rollout = RolloutPool(
+        functools.partial(spawn_rollout_actor, settings, search), workers=workers, resources=settings.resources
+    )
     try:
         await rollout.start()
         yield rollout
@@ -128,7 +130,11 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
         )
         stack.push_async_callback(rewards.shutdown)
         settings = worker_settings(config, model)
-        rollout = RolloutPool(functools.partial(spawn_rollout_actor, settings, search), workers=config.rollout.workers)
+        rollout = RolloutPool(
+            functools.partial(spawn_rollout_actor, settings, search),
+            workers=config.rollout.workers,
+            resources=settings.resources,
+        )
         stack.push_async_callback(rollout.shutdown)
         group = make_learner_group(config, model)
         stack.callback(group.shutdown)

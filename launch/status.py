@@ -19,8 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import json
 import logging
 import os
+import socket
 import time
 from typing import Any
+
+if Path.home().joinpath(".ray", "auth_token").is_file() or "RAY_AUTH_TOKEN" in os.environ:
+    # Ray's clusters ask for the token that lies there; Ray reads this variable once, when it is imported.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 from rich.console import Console
@@ -31,6 +36,7 @@ from launch.control import NOTE
 from launch.status_view import draw
 
 ANSWER_S = 60.0
+CONNECT_S = 5.0
 EVERY_S = 2.0
 FLAGS = ("--json", "--once", "--scale", "--help", "-h")
 
@@ -98,7 +104,6 @@ def connect(words: dict[str, str]) -> Any:
             raise NothingToSee(f"run={words['run']}: no job runs in this folder (it has no {NOTE})")
         known = json.loads(note.read_text(encoding="utf-8"))
         address, job = str(known["address"]), str(known["job"])
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # as Ray starts its clusters; harmless to one without
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -113,6 +118,17 @@ def connect(words: dict[str, str]) -> Any:
     if job not in found:
         raise NothingToSee(f"no job {job} runs here" + (f"; there is {', '.join(found)}" if found else ""))
     return ray.get_actor(job, namespace=NAMESPACE)
+
+
+def _check_open(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself tries it for minutes."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise NothingToSee(f"no Ray cluster at {address}: {error}") from error
 
 
 def status_of(board: Any) -> dict[str, Any]:

@@ -83,7 +83,7 @@ async def _live_through(events: list[tuple[str, int]], workers: int) -> None:
         lambda: [(w.index, w.hung) for w in host.alive()] == [(index, False) for index in range(pool.size)], every_s=0
     )
     await until(lambda: [s.state for s in pool._roster.slots.values()] == ["serving"] * pool.size, every_s=0)
-    assert all(slot.load == 0 for slot in pool._roster.slots.values())
+    await until(lambda: all(slot.load == 0 for slot in pool._roster.slots.values()), every_s=0)
     assert all(worker.version >= host.published for worker in host.alive())
     await pool.shutdown()
     assert not host.alive()

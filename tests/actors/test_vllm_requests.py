@@ -34,7 +34,8 @@ def decode(ids: Sequence[int]) -> str:
 
 def engine(ids: list[int], begin: int, room: int, stops: list[str], cut: int | None) -> Piece:
     """What an engine gives that would sample `ids`, from `begin` on, with `cut` more tokens before it is cut off."""
-    text, taken = "", []
+    text = ""
+    taken: list[int] = []
     for index in ids[begin : begin + room]:
         if cut is not None and len(taken) == cut:
             return Piece(tuple(taken), (0.0,) * len(taken), (1,) * len(taken), text, "abort")
