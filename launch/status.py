@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         elif "--json" in flags:
             sys.stdout.write(json.dumps(status_of(board)) + "\n")
         elif "--once" in flags or not sys.stdout.isatty():
-            Console().print(draw(status_of(board), None))
+            Console(width=None if sys.stdout.isatty() else 150).print(draw(status_of(board), None))
         else:
             follow(board)
     except NothingToSee as error:
