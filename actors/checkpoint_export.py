@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from actors.learner_state import FACTS, FORMAT, SHARDS, check_same_model, write_folder
+from actors.learner_state import FACTS, FORMAT, SHARDS, check_same_model, ordinary_errors, write_folder
 
 
 def export_checkpoint(checkpoint: Path, source: Path, folder: Path, dtype: str = "float32") -> int:
@@ -34,7 +34,8 @@ def export_checkpoint(checkpoint: Path, source: Path, folder: Path, dtype: str =
     tensors = {f"model.{name}": parameter.detach() for name, parameter in hf.named_parameters()}
     reader = dcp.HuggingFaceStorageReader(str(checkpoint / SHARDS))
     check_same_model(checkpoint, {name: tensor.shape for name, tensor in tensors.items()}, reader, only="model.")
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    with ordinary_errors(checkpoint):
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     params = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     write_folder(folder, hf, params, source, dtype)
     return int(facts["step"])

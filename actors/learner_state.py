@@ -8,11 +8,12 @@ there. Every function but `write_folder` is a collective: all ranks call it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,19 @@ def full_params(model: PackedModel) -> dict[str, torch.Tensor]:
 
 
 def save(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write parameters, optimiser moments and step into `folder`, which all ranks must see."""
+    """Write parameters, optimiser moments and step into `folder`, which all ranks must see.
+
+    Raises:
+        OSError: on every rank, when `folder` has no room.
+    """
     import torch.distributed.checkpoint as dcp
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": parameter.detach() for name, parameter in _named(model).items()}
     tensors |= _moments(model, optimizer)
     writer = dcp.HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
-    dcp.save(tensors, storage_writer=writer)
+    with ordinary_errors(folder):
+        dcp.save(tensors, storage_writer=writer)
     facts = {"format": FORMAT, "step": step, "ranks": dist.get_world_size(), "tensors": len(tensors)}
     _on_rank_0(folder, lambda: (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8"))
 
@@ -78,7 +84,8 @@ def load(folder: Path, model: PackedModel, optimizer: torch.optim.Optimizer) -> 
     tensors |= _moments(model, optimizer)
     reader = dcp.HuggingFaceStorageReader(str(folder / SHARDS))
     check_same_model(folder, {name: tensor.shape for name, tensor in tensors.items()}, reader)
-    dcp.load(tensors, storage_reader=reader)
+    with ordinary_errors(folder):
+        dcp.load(tensors, storage_reader=reader)
     return step
 
 
@@ -89,6 +96,24 @@ def export(folder: Path, model: PackedModel, source: Path, dtype: str = "float32
     """
     params = full_params(model)
     _on_rank_0(folder, lambda: write_folder(folder, model.hf, params, source, dtype))
+
+
+@contextlib.contextmanager
+def ordinary_errors(folder: Path) -> Iterator[None]:
+    """Around DCP's calls: what it raises is no `Exception`, and would end the process of an actor.
+
+    Raises:
+        OSError: `folder` has no room.
+        RuntimeError: anything else that kept DCP from reading or writing it.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        if lacks_room(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+        raise RuntimeError(f"checkpoint {folder} could not be read or written: {error}") from None
 
 
 def _on_rank_0(folder: Path, write: Callable[[], object]) -> None:

@@ -18,9 +18,11 @@ from actors.learner import LearnerSettings
 from actors.learner_group import LearnerGroup
 from actors.placement import Resources
 from sake_ray.interfaces import LearnerLost
+from sake_ray.trainer.checkpoint import CheckpointStore, NoRoom, lacks_room
 from sake_ray.trajectory import Trajectory
 from sake_ray.types import Box, Example, ImageRef
 from tests.actors import learner_case as lc
+from tests.small_disk import small_disk
 from tests.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -127,6 +129,23 @@ async def test_an_ended_group_leaves_its_names_to_the_next(group: LearnerGroup) 
     group.shutdown()
     await group.start()
     assert [h["step"] for h in await group.health()] == [0, 0]
+
+
+async def test_a_full_disk_costs_a_checkpoint_and_no_rank(
+    group: LearnerGroup, settings: LearnerSettings, tmp_path: Path
+) -> None:
+    """Checkpoint and export by two ranks; whoever fails, all are ready for the next call."""
+    with small_disk(tmp_path / "small", mib=1) as disk:
+        store = CheckpointStore(disk / "checkpoints")
+        with pytest.raises(NoRoom, match=f"step 1: {store.root} has"):
+            await store.save(1, {}, lambda folder: group.save(folder / "learner"))
+        assert list(store.root.iterdir()) == []
+        with pytest.raises(Exception, match="No space left on device") as raised:
+            await group.export(disk / "policy")
+        assert lacks_room(raised.value) and [path.name for path in disk.iterdir()] == ["checkpoints"]
+    store = CheckpointStore(tmp_path / "checkpoints")
+    await store.save(1, {}, lambda folder: group.save(folder / "learner"))
+    assert (await group.update(trajectories(settings)))["train/tokens"] > 0
 
 
 @pytest.mark.parametrize("victim", [0, 1])
