@@ -104,6 +104,7 @@ def connect(words: dict[str, str]) -> Any:
             raise NothingToSee(f"run={words['run']}: no job runs in this folder (it has no {NOTE})")
         known = json.loads(note.read_text(encoding="utf-8"))
         address, job = str(known["address"]), str(known["job"])
+    _check_open(address)
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
