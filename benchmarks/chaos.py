@@ -14,6 +14,7 @@ Knows the job by its command line, its processes and the files it leaves. Ends w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -61,8 +62,8 @@ class Settings:
     kills: int = 26
     staleness: int = 1
     steps: int = 12
-    least_s: float = 1.0
-    most_s: float = 6.0
+    least_s: float = 0.5
+    most_s: float = 4.0
     model: str = ""
     keep: bool = False
 
@@ -136,7 +137,7 @@ def run(settings: Settings, seed: int) -> Outcome:
     run_dir = Path(tempfile.mkdtemp(prefix="chaos-"))
     began = last_kill = time.monotonic()
     with (run_dir / "log.txt").open("ab") as output:
-        job = _start(settings, run_dir, output)
+        job, started = _start(settings, run_dir, output), time.time()
         try:
             wait = chance.uniform(settings.least_s, settings.most_s)
             while job.poll() is None:
@@ -145,12 +146,12 @@ def run(settings: Settings, seed: int) -> Outcome:
                 if now - last_kill > STUCK_S:
                     outcome.problems.append(f"nothing ended in {STUCK_S:.0f} s after the last kill")
                     break
-                if outcome.killed.total() >= settings.kills or now - last_kill < wait or not _trains(run_dir):
+                if outcome.killed.total() >= settings.kills or now - last_kill < wait or not _trains(run_dir, started):
                     continue
                 kind = chance.choices(list(CHANCES), list(CHANCES.values()))[0]
                 if kind == "driver":
                     _kill_all(job)
-                    job = _start(settings, run_dir, output)
+                    job, started = _start(settings, run_dir, output), time.time()
                     outcome.starts += 1
                 elif not _kill_one(job, kind, chance):
                     continue
@@ -175,7 +176,6 @@ def run(settings: Settings, seed: int) -> Outcome:
 def check(settings: Settings, run_dir: Path, outcome: Outcome) -> None:
     """Compare what the sampler dealt with what was played and reported."""
     from launch.job_data import load_data
-    from launch.starting import base_model  # noqa: F401  # (imported early: it must not fail after a long run)
     from sake_ray.config.load import resolve
     from sake_ray.data.sampler import ExampleSampler
     from sake_ray.trainer.checkpoint import CheckpointStore
@@ -212,10 +212,11 @@ def _start(settings: Settings, run_dir: Path, output: Any) -> subprocess.Popen[b
     return subprocess.Popen(command(settings, run_dir), stdout=output, stderr=output, env=environment)
 
 
-def _trains(run_dir: Path) -> bool:
+def _trains(run_dir: Path, since: float) -> bool:
     """Whether the job, this time, has begun to train."""
     try:
-        return bool(json.loads((run_dir / "progress.json").read_text())["stage"] == "RL")
+        progress = run_dir / "progress.json"
+        return progress.stat().st_mtime > since and bool(json.loads(progress.read_text())["stage"] == "RL")
     except (FileNotFoundError, KeyError, json.JSONDecodeError):
         return False
 
@@ -224,10 +225,7 @@ def _kill_one(job: subprocess.Popen[bytes], kind: str, chance: random.Random) ->
     """SIGKILL one process of a kind; False where there is none just now."""
     found = []
     for process in psutil.Process(job.pid).children(recursive=True):
-        try:
-            title = " ".join(process.cmdline())
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
+        title = _title(process)
         if title.startswith(TITLES[kind]) or (kind in CLASSES and title.startswith(CLASSES[kind])):
             found.append(process)
     if not found:
@@ -244,10 +242,27 @@ def _kill_all(job: subprocess.Popen[bytes]) -> None:
     family = psutil.Process(job.pid).children(recursive=True)
     job.kill()
     job.wait()
-    _, alive = psutil.wait_procs(family, timeout=60)
-    for process in alive:
-        _say(f"outlived its driver by 60 s: {process.pid} {' '.join(process.cmdline())[:60]}")
-        process.kill()
+    ours = tuple(TITLES.values()) + tuple(CLASSES.values())
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        left = {process: _title(process) for process in family}
+        if not any(title.startswith(ours) for title in left.values()):
+            break
+        time.sleep(0.2)
+    for process, title in left.items():
+        if title.startswith(ours):
+            _say(f"outlived its driver by 60 s: {process.pid} {title[:60]}")
+        if title:  # Ray's own agents notice after a minute
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _title(process: psutil.Process) -> str:
+    """A process's command line; "" once it is dead."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _say(text: str) -> None:

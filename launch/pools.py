@@ -7,13 +7,14 @@ job ends.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from actors.learner_group import make_learner_group
+from actors.learner_group import LearnerGroup, make_learner_group
 from actors.placement import Resources
 from actors.policy import PublishingLearner
 from actors.reward_pool import RewardPool
@@ -26,8 +27,10 @@ from envs.episode import EpisodeLimits
 from launch.search_tool import cache_dir
 from rewards.composite import Scorer
 from sake_ray.config.config import Config
-from sake_ray.interfaces import SearchClient
+from sake_ray.interfaces import LearnerLost, SearchClient
 from sake_ray.prompts import Prompts, load_direct_prompts, load_prompts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -112,6 +115,16 @@ def direct_settings(config: Config, model: Path) -> WorkerSettings:
     return worker_settings(config, model, prompts)
 
 
+async def _start(group: LearnerGroup, restarts: int) -> None:
+    """Start the ranks; one that dies while it starts is no reason to give up at once."""
+    for _ in range(restarts):
+        try:
+            return await (group.restart() if group.actors else group.start())
+        except LearnerLost as lost:
+            log.error("%s while the ranks were starting; they are started again", lost)
+    return await (group.restart() if group.actors else group.start())
+
+
 @asynccontextmanager
 async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir: Path) -> AsyncIterator[Pools]:
     """Start search, rewards, rollout and learner for `model`; stop them on leaving.
@@ -138,6 +151,6 @@ async def running_pools(config: Config, *, model: Path, data_root: Path, run_dir
         stack.push_async_callback(rollout.shutdown)
         group = make_learner_group(config, model)
         stack.callback(group.shutdown)
-        await group.start()
+        await _start(group, config.learner.max_restarts)
         await rollout.start()
         yield Pools(rollout, rewards, PublishingLearner(group, rollout), search)

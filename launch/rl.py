@@ -124,7 +124,6 @@ async def _train(
 
             parts = Parts(config, data, pools, run_dir, display, start.weights, control.stepped)
             await control.beside(train(parts, resumed, seen))
-        await pools.learner.export(run_dir / "policy")
     return start.stages
 
 

@@ -51,31 +51,37 @@ class Parts:
 
 
 async def train(parts: Parts, resumed: Checkpoint | None, begun: Callable[[Trainer], None]) -> None:
-    """Train to the end; `begun` is told each trainer there is, the first and those after learner ranks were lost.
+    """Train to the end, and write the policy to `policy` in the run's folder.
+
+    `begun` is told each trainer there is, the first and those after learner ranks were lost.
 
     Raises:
         LearnerLost: ranks were lost `learner.max_restarts` times in a row without a step in between.
     """
-    restarts = 0
+    learner, restarts = parts.pools.learner, 0
     while True:
-        trainer = make_trainer(parts, resumed)
-        if resumed is not None:
-            await parts.pools.learner.load(resumed.folder / "learner")
-            log.info("resumed from %s", resumed.folder)
-        trainer.best = await run_checkpoints(parts.config, parts.run_dir).go_on(parts.pools.learner, resumed)
-        begun(trainer)
-        first = trainer.progress.step
+        first, reached = 0 if resumed is None else resumed.step, 0
         try:
-            await trainer.run()
+            if restarts:
+                await learner.restart()
+            trainer = make_trainer(parts, resumed)
+            if resumed is not None:
+                await learner.load(resumed.folder / "learner")
+                log.info("resumed from %s", resumed.folder)
+            trainer.best = await run_checkpoints(parts.config, parts.run_dir).go_on(learner, resumed)
+            begun(trainer)
+            try:
+                await trainer.run()
+            finally:
+                reached = trainer.progress.step
+            await learner.export(parts.run_dir / "policy")
+            return
         except LearnerLost as lost:
-            restarts = restarts + 1 if trainer.progress.step == first else 1
+            restarts = 1 if reached > first else restarts + 1
             if restarts > parts.config.learner.max_restarts:
                 raise
             log.error("%s. The ranks are started again (%d in a row without a step)", lost, restarts)
             resumed = _checkpoint_to_go_back_to(parts.config, resumed)
-            await parts.pools.learner.restart()
-        else:
-            return
 
 
 def _checkpoint_to_go_back_to(config: Config, begun_from: Checkpoint | None) -> Checkpoint | None:
