@@ -20,12 +20,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.tables import markdown, spread
 from sake_ray.trainer.timeline import merged
 
+ROOT = Path(__file__).resolve().parents[1]
 COLD = 3
 Spans = list[tuple[float, float]]
 
@@ -54,9 +54,9 @@ def measure(model: str, steps: int, staleness: int) -> dict[str, float]:
     run_dir = Path(tempfile.mkdtemp(prefix="staleness-"))
     command = [
         sys.executable, str(ROOT / "launch" / "rl_twitter17.py"), "preset=mini", f"model.path={model}",
-        f"run.dir={run_dir}", f"trainer.total_steps={steps}", f"trainer.max_staleness={staleness}", "tracking.backends=",
-        "trainer.eval_every=0", "trainer.checkpoint_every=0", "world.dev_posts=8", "trainer.export_best=false",
-        "learner.decay_steps=0",
+        f"run.dir={run_dir}", f"trainer.total_steps={steps}", f"trainer.max_staleness={staleness}",
+        "trainer.eval_every=0", "trainer.checkpoint_every=0", "world.dev_posts=8",
+        "trainer.export_best=false", "learner.decay_steps=0", "tracking.backends=",
     ]  # fmt: skip
     with (run_dir / "log.txt").open("wb") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
