@@ -1,7 +1,7 @@
 """Trajectories trained a minute, beside TRL's GRPOTrainer with a tool: the same policy, posts, groups and prompts.
 
-    python benchmarks/trl_side_by_side.py model=FOLDER trl=PYTHON [steps=5] [posts=16] [group=8] [seed=0]
-                                          [arms=ours,ours_async,trl] [out=FILE]
+    python benchmarks/trl_side_by_side.py model=FOLDER trl=PYTHON [steps=4] [posts=16] [group=8] [seed=0]
+                                          [arms=ours,trl] [out=FILE]
 
 `model` is a mini policy that searches (the folder `policy` of any finished run). `trl` is an interpreter that has TRL
 1.16.0 beside this project's packages, in a venv of its own:
@@ -12,11 +12,11 @@
     VENV/bin/python -m pip install --no-deps trl==1.16.0 jmespath
 
 Each arm is a process of its own, one after the other, with one OpenMP thread a process: `ours` is the RL job as
-shipped, strictly on-policy; `ours_async` the same with `trainer.max_staleness=1`; `trl` its trainer with this project's
-prompts, tool and reward (`trl_child.py`), generating with transformers, which is TRL's default. Every arm takes `posts`
-× `group` trajectories a step, samples at the same temperature, keeps a reference policy for the KL term and computes in
-float32. The first step is left out (it warms up). Groups without a signal are not trained on here and are there: both
-are counted. Always holds: an arm that fails is told, never left out in silence.
+shipped, strictly on-policy; `ours_async` (on request) the same with `trainer.max_staleness=1`; `trl` its trainer with
+this project's prompts, tool and reward (`trl_child.py`), generating with transformers, TRL's default. Every arm takes
+`posts` × `group` trajectories a step, samples at the same temperature, keeps a reference policy for the KL term
+and computes in float32. The first step is left out (it warms up). Groups without a signal are not trained on here and
+are there: both are counted. Always holds: an arm that fails is told, never left out in silence.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Settings:
 
     model: str
     trl: str = ""
-    steps: int = 5
+    steps: int = 4
     posts: int = 16
     group: int = 8
     seed: int = 0
-    arms: str = "ours,ours_async,trl"
+    arms: str = "ours,trl"
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ def main(arguments: list[str]) -> int:
         for arm in arms:
             try:
                 found[arm] = runs[arm]()
+                sys.stderr.write(f"{arm}: {found[arm].wall_s:.0f} s, steps {found[arm].seconds}\n")
             except RuntimeError as error:  # told below; the other arms' figures still stand
                 failures.append(f"{arm} failed: {error}\n")
     sys.stdout.write(table(settings, found) + "".join(failures))
