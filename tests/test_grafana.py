@@ -1,4 +1,4 @@
-"""docs/grafana.json can be imported as it is. That each series it names is exported is not shown here."""
+"""docs/grafana.json can be imported as it is; that its series exist is shown on a run in tests/launch/test_job.py."""
 
 from __future__ import annotations
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,12 @@ import pytest
 
 from launch.make_train import STOPPED, job_environment, ray_head
 from sake_ray.data.twitter import subset_of
+from tests import dashboard
 from tests.launch import made_train
 
 pytestmark = pytest.mark.integration
-STEPS = 6
+STEPS = 10
+PORT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes()[0]['MetricsExportPort'])"
 GROUP = 4
 SETTINGS = (
     "preset=mini_fast",
@@ -56,7 +63,7 @@ class Cluster:
 
         alive = list_actors(address=self.address, filters=[("state", "=", "ALIVE")])
         # The coordinator is Ray Train's: one a cluster, which takes nothing and stays.
-        own = ("_ray_internal", "AutoscalingCoordinator")
+        own = ("_ray_internal", "AutoscalingCoordinator", "control-")  # the last: see `status`
         return {actor.name: actor.class_name for actor in alive if not actor.name.startswith(own)}
 
     def wait(self, job: str, what: str, reached: Callable[[], Any], *, timeout_s: float = 400.0) -> None:
@@ -109,15 +116,66 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@dataclass
+class Watched:
+    """A run that went through without a stop, and what could be seen from outside while it trained."""
+
+    folder: Path
+    status: dict[str, Any]
+    series: set[str]
+
+
+def from_outside(*words: str) -> str:
+    """What a fresh Python process writes, with Ray's settings of no test."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_AUTH_MODE"] = "token"
+    return subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+
+
 @pytest.fixture(scope="module")
-def whole(cluster: Cluster, runs: Path) -> Path:
-    """The folder of a run that went through without a stop; its actors' names were checked on the way."""
-    folder = runs / "whole"
+def watched(cluster: Cluster, runs: Path) -> Watched:
+    """Its actors' names were checked on the way."""
+    folder, series = runs / "whole", set[str]()
     job = cluster.submit(folder, f"trainer.total_steps={STEPS}")
     cluster.wait(job, "all actors alive", lambda: set(cluster.actors()) >= WORKERS)
     assert set(cluster.actors()) == WORKERS
+    cluster.wait(job, "a step", lambda: steps(folder) >= 1)
+    status = json.loads(from_outside("launch/status.py", f"run={folder}", "--json"))
+    address = json.loads((folder / "ray.json").read_text())["address"]
+    port = from_outside("-c", PORT, address).split()[-1]
+
+    def ended() -> bool:
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        series.update(re.findall(r"^(ray_\w+)", page, re.MULTILINE))
+        return bool(cluster.client.get_job_status(job).is_terminal())
+
+    cluster.wait(job, "the end of the job", ended)
     assert cluster.ended(job) == "SUCCEEDED", cluster.log(job)
-    return folder
+    return Watched(folder, status, series)
+
+
+@pytest.fixture(scope="module")
+def whole(watched: Watched) -> Path:
+    """The folder of a run that went through without a stop."""
+    return watched.folder
+
+
+def test_a_submitted_job_is_watched_by_its_folder(watched: Watched) -> None:
+    status = watched.status
+    assert status["trainer"]["step"] >= 1 and status["run_dir"] == str(watched.folder)
+    actors = [actor for pool in (*status["pools"].values(), status["learner"]) for actor in pool["actors"]]
+    assert {actor["name"]: actor["state"] for actor in actors} == dict.fromkeys(WORKERS, "serving")
+    assert all(actor["node"] for actor in actors)
+    assert {"version", "running", "waiting", "generated_tokens", "kv_usage"} <= set(
+        status["pools"]["rollout"]["actors"][0]["numbers"]
+    )
+    assert not (watched.folder / "ray.json").exists(), "the note of a job that has ended"
+
+
+def test_each_series_of_the_dashboard_is_exported(watched: Watched) -> None:
+    assert dashboard.series() - dashboard.RARE - watched.series == set()
 
 
 def test_a_job_names_its_actors_and_leaves_its_results(cluster: Cluster, whole: Path) -> None:
