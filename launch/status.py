@@ -23,7 +23,7 @@ import socket
 import time
 from typing import Any
 
-if Path.home().joinpath(".ray", "auth_token").is_file() or "RAY_AUTH_TOKEN" in os.environ:
+if __name__ == "__main__" and (Path.home().joinpath(".ray", "auth_token").is_file() or "RAY_AUTH_TOKEN" in os.environ):
     # Ray's clusters ask for the token that lies there; Ray reads this variable once, when it is imported.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
