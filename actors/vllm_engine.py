@@ -53,7 +53,8 @@ class VllmEngine:
         self._under_way = 0
         self._sign = time.monotonic()  # of life, beside the engine's steps
         self._watching: asyncio.Task[None] | None = None
-        self._old_prefixes = False
+        self._old_prefixes = 0  # updates since the caches were cleared
+        self._forgetting = asyncio.Lock()
 
     async def start(self) -> None:
         """Load the model from disk; its weights count as version 0.
@@ -146,7 +147,7 @@ class VllmEngine:
         # to go on with them (clearing it under those kills the engine).
         keep = self.config.pause == "keep"
         await self._control("pause_generation", mode=self.config.pause, clear_cache=not keep)
-        self._old_prefixes = keep
+        self._old_prefixes = self._old_prefixes + 1 if keep else 0
         paused = time.monotonic()
         handover = _Handover(self)
         try:
@@ -180,17 +181,20 @@ class VllmEngine:
             await asyncio.sleep(0.002)
 
     def _old_prefixes_must_go(self) -> bool:
-        return self._old_prefixes and not self._under_way and self._lost is None
+        return self._old_prefixes > 0 and not self._under_way and self._lost is None
 
     async def _forget_old_prefixes(self) -> None:
         """After a `keep`, clear what old weights made of prompts and pictures, once nothing runs that needs it."""
-        if not self._old_prefixes_must_go():
-            return
-        self._old_prefixes = False  # before the calls: an update meanwhile says anew what is old
-        if await self._control("reset_prefix_cache"):
+        async with self._forgetting:  # whoever comes meanwhile must not run before it is done
+            if not self._old_prefixes_must_go():
+                return
+            updates = self._old_prefixes
+            if not await self._control("reset_prefix_cache"):
+                await asyncio.sleep(0.01)
+                return
             await self._control("reset_encoder_cache")
-        else:
-            self._old_prefixes = True
+            if self._old_prefixes == updates:  # else another update came
+                self._old_prefixes = 0
 
     def _sampling(self, max_tokens: int, seed: int, greedy: bool, stop: Sequence[str]) -> Any:
         from vllm import SamplingParams
