@@ -38,11 +38,12 @@ from sake_ray.data.json_files import read_values
 from sake_ray.data.problems import DataError
 from sake_ray.pages import run_page
 from sake_ray.report import draw_curves, read_metrics, table_text
-from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError
+from sake_ray.trainer.autoscale import AutoscaleSettings
+from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, NoRoom
 from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer
 
 log = logging.getLogger(__name__)
-REFUSED, COLLAPSED, SPENT, STOPPED = 2, 3, 4, 130
+REFUSED, COLLAPSED, SPENT, FULL, STOPPED = 2, 3, 4, 5, 130
 Result = TypeVar("Result")
 
 
@@ -58,7 +59,9 @@ def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
         sys.stderr.write(f"{job}: {error}\n")
         return REFUSED
     cpus, _ = totals(describe_plan(config))
-    scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
+    growth = AutoscaleSettings.read(config.rollout.autoscale)
+    spare = 0.0 if growth is None else (growth.high - config.rollout.workers) * config.rollout.cpus_per_worker
+    scratch = init_ray(num_cpus=max(2, round(cpus + spare + 0.5)))
     try:
         return asyncio.run(run_job(config, resumed))
     except Exception as error:  # the process boundary
@@ -93,6 +96,10 @@ async def run_job(config: Config, resumed: Checkpoint | None) -> int:
         log.error("%s. The same command goes on from its last checkpoint; guard.action=warn only says so", collapsed)
         display.close("stopped by the guard")
         return COLLAPSED
+    except NoRoom as full:  # of the last step, or of a stop: there is no later step to try again after
+        log.error("%s. Make room; the same command then goes on from the run's last checkpoint", full)
+        display.close("stopped: the disk is full")
+        return FULL
     except StopRequested as stopped:
         log.info("%s; run the same command to go on from there", stopped)
         display.close("stopped")

@@ -23,7 +23,7 @@ import pytest
 from launch import rl, run_checkpoints, training
 from launch.job_data import DataSet
 from launch.pools import Pools
-from launch.rl import COLLAPSED, REFUSED, STOPPED, run_job
+from launch.rl import COLLAPSED, FULL, REFUSED, STOPPED, run_job
 from launch.run_checkpoints import RunCheckpoints, find_checkpoint
 from launch.starting import Start
 from sake_ray.config.config import Config
@@ -472,6 +472,22 @@ def test_lost_ranks_go_on_from_the_last_checkpoint_as_if_nothing_had_happened(
     assert job.events.count("restart") == len(counts)
     assert job.events.count("cold start") == 1, "the pools were started again"
     assert Outcome.of(tmp_path / "lost") == Outcome.of(tmp_path / "whole")
+
+
+def test_a_disk_that_stays_full_ends_the_job_with_a_sentence_and_its_own_status(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def happening(name: str) -> None:
+        if name == "save" and job.events.count("save") > 1:
+            raise NoRoom("no room for a checkpoint")
+
+    config = settings(tmp_path)
+    with caplog.at_level(logging.ERROR):
+        assert job.run(config, happening) == FULL
+    assert "Make room; the same command then goes on" in caplog.text
+    assert chosen(config).step == 2
+    assert job.run(config) == 0
+    assert Outcome.of(tmp_path).step == 5
 
 
 def test_ranks_that_are_lost_again_and_again_end_the_job(job: Job, tmp_path: Path) -> None:
