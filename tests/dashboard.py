@@ -10,6 +10,8 @@ from typing import Any
 FILE = Path(__file__).parents[1] / "docs" / "grafana.json"
 RARE = frozenset({"ray_vllm_num_preemptions_total"})
 """Counters that begin with the first such event, which a small run has none of."""
+OF_SEARCHES = frozenset({"ray_sake_ray_search_searches_total", "ray_sake_ray_search_latency_s_bucket"})
+"""Series that begin with a run's first search."""
 
 
 def load() -> dict[str, Any]:

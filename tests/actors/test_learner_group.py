@@ -148,9 +148,8 @@ async def test_a_full_disk_costs_a_checkpoint_and_no_rank(
     assert (await group.update(trajectories(settings)))["train/tokens"] > 0
 
 
-@pytest.mark.parametrize("victim", [0, 1])
 async def test_a_rank_killed_in_a_step_is_told_at_once_and_the_group_goes_on_from_its_checkpoint(
-    group: LearnerGroup, settings: LearnerSettings, tmp_path: Path, victim: int
+    group: LearnerGroup, settings: LearnerSettings, tmp_path: Path
 ) -> None:
     work = trajectories(settings)
     await group.save(tmp_path / "before")
@@ -161,7 +160,7 @@ async def test_a_rank_killed_in_a_step_is_told_at_once_and_the_group_goes_on_fro
     for _ in range(1000):
         if any(rank["busy"] == "update" for rank in await group.health()):
             break
-    os.kill(pids[victim], signal.SIGKILL)
+    os.kill(pids[1], signal.SIGKILL)
     async with asyncio.timeout(60):  # gloo alone would wait for 900 s
         with pytest.raises(LearnerLost, match="a learner rank is gone"):
             await update
