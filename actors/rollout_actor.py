@@ -14,8 +14,9 @@ from typing import Any
 
 import ray
 
+from actors.metrics_export import Exporter
 from actors.placement import ROLLOUT, Resources, actor_name, actor_options, engine_env
-from actors.rollout_metrics import Exporter, RaySeries
+from actors.rollout_metrics import RaySeries
 from actors.rollout_stats import WorkerStats
 from actors.rollout_worker import RolloutWorker
 from actors.vllm_build import EngineConfig

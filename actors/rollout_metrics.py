@@ -1,31 +1,13 @@
-"""A rollout worker's numbers on Ray's metrics port, kept up to date while it lives.
+"""A rollout worker's numbers as series of Ray's metrics port.
 
-Knows a worker only by the `WorkerStats` it gives. Always holds: a counter only grows, over the engine's rebuilds too;
-an exporter that broke is told with its traceback, and whoever asks for it next (`check`) gets its error: a worker
-whose graphs stand still must not look like one that does nothing.
+Knows a worker only by the `WorkerStats` it gives. Always holds: a counter only grows, over the engine's rebuilds too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
-
 from actors.rollout_stats import WorkerStats
 
-logger = logging.getLogger(__name__)
-
-EVERY_S = 2.0
 TAG = "actor"
-
-
-class Series(Protocol):
-    """Where numbers go (`RaySeries`, or a list in tests)."""
-
-    def show(self, stats: WorkerStats) -> None:
-        """Export a worker's numbers of this moment."""
-        ...
 
 
 class RaySeries:
@@ -56,44 +38,3 @@ class RaySeries:
             if more > 0:  # Ray refuses to count nothing
                 counter.inc(more)
                 self._told[name] += more
-
-
-class Exporter:
-    """Shows `ask()` in `series` every `every_s` seconds, from `start` to `stop`."""
-
-    def __init__(self, ask: Callable[[], Awaitable[WorkerStats]], series: Series, every_s: float = EVERY_S) -> None:
-        self._ask = ask
-        self._series = series
-        self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running event loop; begun twice is begun once."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._export(), name="export of metrics")
-            self._task.add_done_callback(_tell)
-
-    def check(self) -> None:
-        """Raise what ended the export, if something did.
-
-        Raises:
-            RuntimeError: the export broke; its cause is chained.
-        """
-        task = self._task
-        if task is not None and task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            raise RuntimeError(f"the export of this worker's metrics broke: {error!r}") from error
-
-    def stop(self) -> None:
-        """End it."""
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _export(self) -> None:
-        while True:
-            self._series.show(await self._ask())
-            await asyncio.sleep(self._every_s)
-
-
-def _tell(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the export of metrics broke", exc_info=error)

@@ -312,7 +312,7 @@ class Roster:
         try:
             self.counted.hear(await within(handle.stats.remote(), limit_s, f"{slot.name} stats"))
             await within(handle.shutdown.remote(), limit_s, f"{slot.name} shutdown")
-        except (*WORKER_LOST, *NOT_MADE, RayTaskError, RolloutError) as error:
+        except (*WORKER_LOST, RayTaskError, RolloutError) as error:
             logger.warning("%s did not end by itself: %s", slot.name, brief(error))
         finally:
             self.counted.lost(slot.name)

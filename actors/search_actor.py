@@ -8,7 +8,6 @@ most, and the latency of every search, tagged with actor and provider.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +16,13 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from actors.metrics_export import Exporter
 from actors.search_worker import Busy, SearchWorker
 from envs.search_counts import LATENCY_EDGES_S
 from envs.tools.base import SearchTool
 from sake_ray.search_metrics import BUCKET
 from sake_ray.types import ImageSearch, Observation, TextSearch
 
-logger = logging.getLogger(__name__)
-
-_EXPORT_EVERY_S = 2.0
 _TAGS = ("actor", "provider")
 
 
@@ -55,7 +52,7 @@ class SearchActor(SearchWorker):
         self._latency = Histogram(
             "sake_ray_search_latency_s", "seconds of a search", boundaries=list(LATENCY_EDGES_S), tag_keys=_TAGS
         )
-        self._exporting: asyncio.Task[None] | None = None
+        self._exporter = Exporter(super().counts, _SearchSeries(self._tags))
         self._members: Members | None = None
         self._left = False
 
@@ -104,36 +101,33 @@ class SearchActor(SearchWorker):
 
     async def counts(self) -> dict[str, float]:
         """See `SearchWorker.counts`; the first call, which waits for the actor to be ready, also starts the export."""
-        if self._exporting is None:
-            self._exporting = asyncio.create_task(self._export())
-            self._exporting.add_done_callback(_say_why_it_ended)
+        self._exporter.start()
         return await super().counts()
 
     async def close(self) -> None:
         """See `SearchWorker.close`."""
-        if self._exporting is not None:
-            self._exporting.cancel()
+        self._exporter.stop()
         await super().close()
 
-    async def _export(self) -> None:
-        counters: dict[str, Counter] = {}
-        exported: dict[str, float] = {}
-        pending = Gauge("sake_ray_search_pending", "queries a search worker has under way", tag_keys=_TAGS)
-        while True:
-            counts = await super().counts()
-            pending.set(counts.pop("pending"), self._tags)
-            for name, value in counts.items():
-                if name.startswith(BUCKET) or name == "latency_s":  # the histogram has them
-                    continue
-                if name not in counters:
-                    series = "".join(char if char.isalnum() else "_" for char in name)
-                    counters[name] = Counter(f"sake_ray_search_{series}", f"search: {name}", tag_keys=_TAGS)
-                if (more := value - exported.get(name, 0.0)) > 0:
-                    counters[name].inc(more, self._tags)
-                    exported[name] = value
-            await asyncio.sleep(_EXPORT_EVERY_S)
 
+class _SearchSeries:
+    """A search worker's counts as counters, and what is pending as a gauge; latencies have a histogram of their own."""
 
-def _say_why_it_ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the metrics of a search worker are no longer exported", exc_info=error)
+    def __init__(self, tags: dict[str, str]) -> None:
+        self._tags = tags
+        self._pending = Gauge("sake_ray_search_pending", "queries a search worker has under way", tag_keys=_TAGS)
+        self._counters: dict[str, Counter] = {}
+        self._told: dict[str, float] = {}
+
+    def show(self, counts: dict[str, float]) -> None:
+        """Export the counts of this moment."""
+        self._pending.set(counts["pending"], self._tags)
+        for name, value in counts.items():
+            if name.startswith(BUCKET) or name in ("latency_s", "pending"):
+                continue
+            if name not in self._counters:
+                series = "".join(char if char.isalnum() else "_" for char in name)
+                self._counters[name] = Counter(f"sake_ray_search_{series}", f"search: {name}", tag_keys=_TAGS)
+            if (more := value - self._told.get(name, 0.0)) > 0:
+                self._counters[name].inc(more, self._tags)
+                self._told[name] = value

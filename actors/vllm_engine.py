@@ -174,8 +174,10 @@ class VllmEngine:
         A pause clears the cache of prepared pictures: a request whose pictures are just being prepared would be lost.
         """
         deadline = time.monotonic() + self.config.control_timeout_s
-        while self._engine.output_processor.get_num_unfinished_requests() < self._under_way:
+        while True:
             self._check_usable()
+            if self._engine.output_processor.get_num_unfinished_requests() >= self._under_way:
+                return
             if time.monotonic() > deadline:
                 self._give_up("requests did not reach it")
             await asyncio.sleep(0.002)
@@ -250,16 +252,14 @@ class VllmEngine:
         ids: list[int] = []
         logprobs: list[float] = []
         versions: list[int] = []
-        text, output = "", None
+        text, reason, stopped_by, output = "", "abort", None, None
         async for output in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
             new = output.outputs[0]
             ids += new.token_ids
             logprobs += [at[token].logprob for at, token in zip(new.logprobs or (), new.token_ids, strict=True)]
             versions += [self.version] * len(new.token_ids)
             text += new.text
-        last = output.outputs[0] if output is not None else None
-        reason = (last.finish_reason or "abort") if last is not None else "abort"
-        stopped_by = last.stop_reason if last is not None else None
+            reason, stopped_by = new.finish_reason or "abort", new.stop_reason
         return output, Piece(tuple(ids), tuple(logprobs), tuple(versions), text, reason, stopped_by)
 
     async def _unless_gone(self, request: Coroutine[Any, Any, Any]) -> Any:

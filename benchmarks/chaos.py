@@ -14,42 +14,31 @@ Knows the job by its command line, its processes and the files it leaves. Ends w
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-TITLES = {
-    "engine": "VLLM::EngineCore",
-    "rollout": "ray::rollout-",
-    "search": "ray::search-",
-    "reward": "ray::reward-",
-    "learner": "ray::learner-",
-    "control": "ray::control-",
-}
-CLASSES = {
-    "rollout": "ray::RolloutActor",
-    "search": "ray::SearchActor",
-    "reward": "ray::RewardActor",
-    "learner": "ray::LearnerRank",
-    "control": "ray::Control",
-}
+from benchmarks import job as jobs
+from benchmarks.script import words_or_exit
+from benchmarks.tables import markdown
+from launch.job_data import load_data
+from sake_ray.config.load import resolve
+from sake_ray.data.sampler import ExampleSampler
+from sake_ray.trainer.checkpoint import CheckpointStore
+
 CHANCES = {"engine": 3, "rollout": 3, "search": 4, "reward": 4, "learner": 3, "control": 1, "driver": 1}
 STUCK_S = 600.0
 
@@ -77,40 +66,33 @@ class Outcome:
     seconds: float = 0.0
     starts: int = 1
     problems: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    groups: int = 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run all seeds; returns the exit status."""
-    if {"--help", "-h"} & set(arguments):
-        sys.stdout.write(__doc__ or "")
-        return 0
-    settings = read(arguments)
+    settings = read(words_or_exit(arguments, Settings.__dataclass_fields__, __doc__))
     outcomes = [run(settings, seed) for seed in settings.seeds]
     kinds = sorted(CHANCES)
-    lines = [f"| seed | {' | '.join(kinds)} | kills | starts | minutes | groups | books |"]
-    lines.append("|" + "---|" * (len(kinds) + 6))
-    for o in outcomes:
-        cells = " | ".join(str(o.killed[kind]) for kind in kinds)
-        books = "; ".join(o.problems) or "right"
-        minutes = f"{o.seconds / 60:.1f}"
-        lines.append(
-            f"| {o.seed} | {cells} | {o.killed.total()} | {o.starts} | {minutes} | {o.facts.get('groups')} | {books} |"
-        )
-    lines.append(f"\n{sum(o.killed.total() for o in outcomes)} kills in {len(outcomes)} runs, {settings}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    rows = [
+        [
+            str(o.seed),
+            *(str(o.killed[kind]) for kind in kinds),
+            str(o.killed.total()),
+            str(o.starts),
+            f"{o.seconds / 60:.1f}",
+            str(o.groups),
+            "; ".join(o.problems) or "right",
+        ]
+        for o in outcomes
+    ]
+    sys.stdout.write(markdown(("seed", *kinds, "kills", "starts", "minutes", "groups", "books"), rows))
+    sys.stdout.write(f"\n{sum(o.killed.total() for o in outcomes)} kills in {len(outcomes)} runs, {settings}\n")
     return int(any(o.problems for o in outcomes))
 
 
-def read(arguments: Sequence[str]) -> Settings:
-    """The command line's settings.
-
-    Raises:
-        SystemExit: a word that is no setting.
-    """
-    words = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if unknown := set(words) - set(Settings.__dataclass_fields__):
-        raise SystemExit(f"chaos: {', '.join(sorted(unknown))}: not known; {__doc__}")
+def read(words: Mapping[str, str]) -> Settings:
+    """The settings that a command line's words make."""
     values: dict[str, Any] = {}
     for name, text in words.items():
         kind = type(getattr(Settings, name))
@@ -120,15 +102,26 @@ def read(arguments: Sequence[str]) -> Settings:
 
 def command(settings: Settings, run_dir: Path) -> list[str]:
     """The job that is run, and run again."""
-    model = settings.model or "mini"
-    return [
-        sys.executable, str(ROOT / "launch" / "rl_twitter17.py"), "preset=mini_fast", f"run.dir={run_dir}",
-        f"model.path={model}", "world.train_posts=40", "world.dev_posts=8", "tracking.backends=",
-        f"trainer.total_steps={settings.steps}", "trainer.groups_per_step=4", "rollout.group_size=4",
-        f"trainer.max_staleness={settings.staleness}", "trainer.checkpoint_every=1", "trainer.eval_every=0",
-        "trainer.export_best=false", "rollout.workers=2", "search.workers=2", "reward.workers=2", "learner.ranks=2",
-        "learner.cpus_per_rank=1", "learner.max_restarts=20", "trainer.group_attempts=20",
-    ]  # fmt: skip
+    words = {
+        "model.path": settings.model or "mini",
+        "world.train_posts": 40,
+        "world.dev_posts": 8,
+        "trainer.total_steps": settings.steps,
+        "trainer.groups_per_step": 4,
+        "trainer.max_staleness": settings.staleness,
+        "trainer.checkpoint_every": 1,
+        "trainer.eval_every": 0,
+        "trainer.export_best": "false",
+        "trainer.group_attempts": 20,
+        "rollout.group_size": 4,
+        "rollout.workers": 2,
+        "search.workers": 2,
+        "reward.workers": 2,
+        "learner.ranks": 2,
+        "learner.cpus_per_rank": 1,
+        "learner.max_restarts": 20,
+    }
+    return jobs.command(run_dir, "mini_fast", words)
 
 
 def run(settings: Settings, seed: int) -> Outcome:
@@ -137,7 +130,7 @@ def run(settings: Settings, seed: int) -> Outcome:
     run_dir = Path(tempfile.mkdtemp(prefix="chaos-"))
     began = last_kill = time.monotonic()
     with (run_dir / "log.txt").open("ab") as output:
-        job, started = _start(settings, run_dir, output), time.time()
+        job, started = jobs.begin(command(settings, run_dir), output), time.time()
         try:
             wait = chance.uniform(settings.least_s, settings.most_s)
             while job.poll() is None:
@@ -150,8 +143,8 @@ def run(settings: Settings, seed: int) -> Outcome:
                     continue
                 kind = chance.choices(list(CHANCES), list(CHANCES.values()))[0]
                 if kind == "driver":
-                    _kill_all(job)
-                    job, started = _start(settings, run_dir, output), time.time()
+                    _kill_driver(job)
+                    job, started = jobs.begin(command(settings, run_dir), output), time.time()
                     outcome.starts += 1
                 elif not _kill_one(job, kind, chance):
                     continue
@@ -161,7 +154,7 @@ def run(settings: Settings, seed: int) -> Outcome:
         finally:
             status = job.poll()
             if status is None:
-                _kill_all(job)
+                _kill_driver(job)
     outcome.seconds = time.monotonic() - began
     if status != 0:
         outcome.problems.append(f"the job ended with status {status}: see {run_dir}/log.txt")
@@ -175,11 +168,6 @@ def run(settings: Settings, seed: int) -> Outcome:
 
 def check(settings: Settings, run_dir: Path, outcome: Outcome) -> None:
     """Compare what the sampler dealt with what was played and reported."""
-    from launch.job_data import load_data
-    from sake_ray.config.load import resolve
-    from sake_ray.data.sampler import ExampleSampler
-    from sake_ray.trainer.checkpoint import CheckpointStore
-
     config = resolve(command(settings, run_dir)[2:], job="rl_twitter17")
     found = CheckpointStore(run_dir / "checkpoints").find_latest()
     if found is None or found.step != settings.steps:
@@ -189,7 +177,7 @@ def check(settings: Settings, run_dir: Path, outcome: Outcome) -> None:
     train = load_data(config).train
     expected = Counter(post.id for post in ExampleSampler(train, config.run.seed).take(dealt))
     expected -= Counter(post for _, post, _ in groups["open"])
-    rows = [json.loads(line) for line in (run_dir / "trajectories.jsonl").read_text().splitlines()]
+    rows = jobs.rows(run_dir, "trajectories.jsonl")
     ids = Counter(row["id"] for row in rows)
     if twice := [name for name, count in ids.items() if count > 1]:
         outcome.problems.append(f"{len(twice)} trajectories are there twice, as {twice[0]}")
@@ -201,15 +189,10 @@ def check(settings: Settings, run_dir: Path, outcome: Outcome) -> None:
         outcome.problems.append(f"posts were not played as often as dealt: {expected - played} {played - expected}")
     if sum(played.values()) + given_up != dealt - len(groups["open"]):
         outcome.problems.append(f"{sum(played.values())} groups played and {given_up} given up of {dealt} dealt")
-    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in jobs.rows(run_dir, "metrics.jsonl")]
     if steps != sorted(set(steps)) or steps[-1] != settings.steps:
         outcome.problems.append(f"the log has steps {steps}")
-    outcome.facts = {"groups": int(sum(played.values())), "given_up": given_up, **groups["ends"]}
-
-
-def _start(settings: Settings, run_dir: Path, output: Any) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(settings, run_dir), stdout=output, stderr=output, env=environment)
+    outcome.groups = int(sum(played.values()))
 
 
 def _trains(run_dir: Path, since: float) -> bool:
@@ -223,46 +206,14 @@ def _trains(run_dir: Path, since: float) -> bool:
 
 def _kill_one(job: subprocess.Popen[bytes], kind: str, chance: random.Random) -> bool:
     """SIGKILL one process of a kind; False where there is none just now."""
-    found = []
-    for process in psutil.Process(job.pid).children(recursive=True):
-        title = _title(process)
-        if title.startswith(TITLES[kind]) or (kind in CLASSES and title.startswith(CLASSES[kind])):
-            found.append(process)
-    if not found:
-        return False
-    try:
-        chance.choice(sorted(found, key=lambda process: process.pid)).send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        return False
-    return True
+    processes = psutil.Process(job.pid).children(recursive=True)
+    found = [process for process in processes if jobs.title_of(process).startswith(jobs.OURS[kind])]
+    return bool(found) and jobs.end(chance.choice(sorted(found, key=lambda process: process.pid)))
 
 
-def _kill_all(job: subprocess.Popen[bytes]) -> None:
-    """SIGKILL the driver alone, and see that all it had started ends by itself."""
-    family = psutil.Process(job.pid).children(recursive=True)
-    job.kill()
-    job.wait()
-    ours = tuple(TITLES.values()) + tuple(CLASSES.values())
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        left = {process: _title(process) for process in family}
-        if not any(title.startswith(ours) for title in left.values()):
-            break
-        time.sleep(0.2)
-    for process, title in left.items():
-        if title.startswith(ours):
-            _say(f"outlived its driver by 60 s: {process.pid} {title[:60]}")
-        if title:  # Ray's own agents notice after a minute
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def _title(process: psutil.Process) -> str:
-    """A process's command line; "" once it is dead."""
-    try:
-        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+def _kill_driver(job: subprocess.Popen[bytes]) -> None:
+    for late in jobs.kill_driver(job):
+        _say(f"outlived its driver by a minute: {late}")
 
 
 def _say(text: str) -> None:

@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import pstats
-import shutil
 import sys
 import tempfile
 import time
@@ -36,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 import ray
 
-from actors.placement import Resources, actor_options, init_ray
+from actors.placement import Resources, actor_options
 from actors.rollout_pool import RolloutPool
 from actors.rollout_stats import EngineStats
 from actors.rollout_worker import RolloutWorker
+from benchmarks.script import own_ray, words_or_exit
 from benchmarks.tables import markdown, spread
 from envs.episode import EpisodeLimits
-from launch.words import UsageError, read_words
 from sake_ray.config import Config, load_config
 from sake_ray.data.loading import load_split
 from sake_ray.data.miniworld_files import WorldSpec, ensure_world
@@ -359,24 +358,11 @@ def table(report: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure everything; returns the exit status."""
-    if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(f"{__doc__}\n")
-        return 0
+    words = words_or_exit(arguments, KEYS, __doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        words = read_words(arguments, KEYS)
-    except UsageError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    scratch = init_ray(num_cpus=40, python_path=Path(__file__).resolve().parents[1])
-    try:
-        with tempfile.TemporaryDirectory(prefix="sake-bench-") as folder:
-            report = asyncio.run(measure(load_config([], job="rl_twitter17"), Path(folder), words))
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with own_ray(40), tempfile.TemporaryDirectory(prefix="sake-bench-") as folder:
+        report = asyncio.run(measure(load_config([], job="rl_twitter17"), Path(folder), words))
     sys.stdout.write(report["profile"] if "profile" in report else table(report))
     if words.get("out"):
         Path(words["out"]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

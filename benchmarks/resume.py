@@ -10,11 +10,6 @@ with another. Ends with status 1 where they differ.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,27 +17,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import job as jobs
+from benchmarks.script import words_or_exit
+from launch.starting import base_model_folder
+
 START_S = 600.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run both; returns the exit status."""
-    words = {"steps": "6", "kill_after": "3", "ranks": "1,1", "model": ""}
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    if {"--help", "-h"} & set(arguments) or set(given) - set(words):
-        sys.stdout.write(__doc__ or "")
-        return 0 if {"--help", "-h"} & set(arguments) else 2
-    words |= given
+    words = {"steps": "6", "kill_after": "3", "ranks": "1,1", "model": str(base_model_folder())}
+    words |= words_or_exit(arguments, words, __doc__)
     steps, kill_after = int(words["steps"]), int(words["kill_after"])
     before, after = (int(ranks) for ranks in words["ranks"].split(","))
-    model = words["model"] or str(ROOT / "sake_ray" / "assets" / "mini_base")
+    model = words["model"]
     folder = Path(tempfile.mkdtemp(prefix="resume-"))
-    _finish(_command(folder / "straight", model, steps, before), folder / "straight.log")
-    killed_in = _kill(_command(folder / "killed", model, steps, before), folder / "killed.log", kill_after)
-    _finish(_command(folder / "killed", model, steps, after), folder / "resumed.log")
+    jobs.finish(_command(folder / "straight", model, steps, before), folder / "straight.log")
+    killed_in = _kill(folder / "killed", _command(folder / "killed", model, steps, before), kill_after)
+    jobs.finish(_command(folder / "killed", model, steps, after), folder / "resumed.log")
     straight, killed = _left(folder / "straight"), _left(folder / "killed")
     same_texts = straight["episodes"] == killed["episodes"]
     apart = _apart(folder / "straight", folder / "killed")
@@ -58,65 +52,52 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(run_dir: Path, model: str, steps: int, ranks: int) -> list[str]:
-    return [
-        sys.executable, str(ROOT / "launch" / "rl_twitter17.py"), "preset=mini_fast", f"run.dir={run_dir}",
-        f"model.path={model}", "world.train_posts=64", "world.dev_posts=8", "tracking.backends=",
-        f"trainer.total_steps={steps}", "trainer.groups_per_step=4", "trainer.checkpoint_every=2", "trainer.refill=2",
-        "trainer.eval_every=0", "trainer.export_best=false", "rollout.temperature=1.2", f"learner.ranks={ranks}",
-        f"learner.cpus_per_rank={2 / ranks:g}",
-    ]  # fmt: skip
+    words = {
+        "model.path": model,
+        "world.train_posts": 64,
+        "world.dev_posts": 8,
+        "trainer.total_steps": steps,
+        "trainer.groups_per_step": 4,
+        "trainer.checkpoint_every": 2,
+        "trainer.refill": 2,
+        "trainer.eval_every": 0,
+        "trainer.export_best": "false",
+        "rollout.temperature": 1.2,
+        "learner.ranks": ranks,
+        "learner.cpus_per_rank": 2 / ranks,
+    }
+    return jobs.command(run_dir, "mini_fast", words)
 
 
-def _finish(command: Sequence[str], log: Path) -> None:
-    with log.open("wb") as output:
-        status = subprocess.run(command, stdout=output, stderr=output, env=_environment(), check=False).returncode
-    if status:
-        raise SystemExit(f"resume: the job ended with status {status}; see {log}")
-
-
-def _kill(command: Sequence[str], log: Path, kill_after: int) -> int:
+def _kill(run_dir: Path, command: list[str], kill_after: int) -> int:
     """Start the job and kill its driver while it is in the step after `kill_after`; returns that step."""
-    metrics = Path(next(word for word in command if word.startswith("run.dir=")).removeprefix("run.dir="))
+    log = run_dir.with_suffix(".log")
     with log.open("wb") as output:
-        job = subprocess.Popen(command, stdout=output, stderr=output, env=_environment())
-        try:
-            deadline = time.monotonic() + START_S
-            while _steps(metrics / "metrics.jsonl") < kill_after:
-                if job.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"resume: the job ended, or hung, before it could be killed; see {log}")
-                time.sleep(0.05)
-            time.sleep(0.3)
-            family = psutil.Process(job.pid).children(recursive=True)
-        finally:
-            job.send_signal(signal.SIGKILL)
-            job.wait()
-    if alive := outlived(family):
-        raise SystemExit(f"resume: outlived their driver: {alive}")
-    return _steps(metrics / "metrics.jsonl") + 1
+        job = jobs.begin(command, output)
+        deadline = time.monotonic() + START_S
+        while _steps(run_dir) < kill_after:
+            if job.poll() is not None or time.monotonic() > deadline:
+                job.kill()
+                raise SystemExit(f"resume: the job ended, or hung, before it could be killed; see {log}")
+            time.sleep(0.05)
+        time.sleep(0.3)
+        if late := jobs.kill_driver(job):
+            raise SystemExit(f"resume: outlived their driver: {late}")
+    return _steps(run_dir) + 1
 
 
-def outlived(family: Sequence[psutil.Process], wait_s: float = 90.0) -> list[str]:
-    """What of `family` still runs after at most `wait_s`; the dead that nobody has reaped yet do not count."""
-    psutil.wait_procs(family, timeout=wait_s, callback=None)
-    alive = []
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                alive.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
-    return alive
-
-
-def _steps(path: Path) -> int:
+def _steps(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def _left(run_dir: Path) -> dict[str, Any]:
-    rows = [json.loads(line) for line in (run_dir / "trajectories.jsonl").read_text().splitlines()]
+    rows = jobs.rows(run_dir, "trajectories.jsonl")
     episodes = [
         (row["step"], row["id"], row["stop_reason"], [turn["text"] for turn in row["turns"]], row["reward"])
         for row in rows
     ]
-    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    metrics = jobs.rows(run_dir, "metrics.jsonl")
     return {
         "episodes": episodes,
         "searches": sum(len(row["turns"]) > 1 for row in rows),
@@ -132,10 +113,6 @@ def _apart(one: Path, other: Path) -> float:
     if first.keys() != second.keys():
         raise SystemExit("resume: the two policies have other parameters")
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ from actors.rollout_worker import RolloutWorker
 from actors.vllm_build import EngineConfig
 from actors.vllm_engine import VllmEngine
 from actors.weight_sync import make_weight_sync
+from benchmarks.script import words_or_exit
 from benchmarks.tables import markdown, spread
 from benchmarks.turn_sync import Gate, GatedPolicy, OneByOne, in_step
 from envs.episode import EpisodeLimits, run_episode
 from envs.tools.local import LocalSearchTool
 from envs.tools.local_index import ensure_local_index
-from launch.words import UsageError, read_words
 from sake_ray.config import Config, load_config
 from sake_ray.data.loading import load_split
 from sake_ray.data.miniworld_files import WorldSpec, ensure_world
@@ -342,16 +342,9 @@ def ratios(found: dict[str, list[Arm]]) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Measure everything; returns the exit status."""
-    if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(f"{__doc__}\n")
-        return 0
+    words = words_or_exit(arguments, KEYS, __doc__, required=("model",))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.update({**process_env(Resources()), **engine_env(Resources())})
-    try:
-        words = read_words(arguments, KEYS, required=("model",))
-    except UsageError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
     out = words.pop("out", "")
     kinds = {"latency": float, "sigma": float, "model": str}
     settings = Settings(**{key: kinds.get(key, int)(value) for key, value in words.items()})

@@ -10,11 +10,8 @@ left out. Figures are of this machine; where both share two cores the most that 
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,10 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import job as jobs
+from benchmarks.script import words_or_exit
 from benchmarks.tables import markdown, spread
 from sake_ray.trainer.timeline import merged
 
-ROOT = Path(__file__).resolve().parents[1]
 COLD = 3
 Spans = list[tuple[float, float]]
 
@@ -33,11 +31,7 @@ Spans = list[tuple[float, float]]
 def main(arguments: Sequence[str]) -> int:
     """Run all arms; returns the exit status."""
     words = {"model": "", "steps": "14", "repeats": "3", "staleness": "0,1"}
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    if {"--help", "-h"} & set(arguments) or set(given) - set(words) or not given.get("model"):
-        sys.stdout.write(__doc__ or "")
-        return 0 if {"--help", "-h"} & set(arguments) else 2
-    words |= given
+    words |= words_or_exit(arguments, words, __doc__, required=("model",))
     arms = [int(each) for each in words["staleness"].split(",")]
     found: dict[int, list[dict[str, float]]] = {arm: [] for arm in arms}
     for repeat in range(int(words["repeats"])):
@@ -52,19 +46,19 @@ def main(arguments: Sequence[str]) -> int:
 def measure(model: str, steps: int, staleness: int) -> dict[str, float]:
     """One run's figures."""
     run_dir = Path(tempfile.mkdtemp(prefix="staleness-"))
-    command = [
-        sys.executable, str(ROOT / "launch" / "rl_twitter17.py"), "preset=mini", f"model.path={model}",
-        f"run.dir={run_dir}", f"trainer.total_steps={steps}", f"trainer.max_staleness={staleness}",
-        "trainer.eval_every=0", "trainer.checkpoint_every=0", "world.dev_posts=8",
-        "trainer.export_best=false", "learner.decay_steps=0", "tracking.backends=",
-    ]  # fmt: skip
-    with (run_dir / "log.txt").open("wb") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        status = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
-    if status:
-        raise SystemExit(f"staleness: the job ended with status {status}; see {run_dir}/log.txt")
-    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()][COLD:-1]
-    timeline = [json.loads(line) for line in (run_dir / "timeline.jsonl").read_text().splitlines()]
+    words = {
+        "model.path": model,
+        "world.dev_posts": 8,
+        "trainer.total_steps": steps,
+        "trainer.max_staleness": staleness,
+        "trainer.eval_every": 0,
+        "trainer.checkpoint_every": 0,
+        "trainer.export_best": "false",
+        "learner.decay_steps": 0,
+    }
+    jobs.finish(jobs.command(run_dir, "mini", words), run_dir / "log.txt")
+    metrics = jobs.rows(run_dir, "metrics.jsonl")[COLD:-1]
+    timeline = jobs.rows(run_dir, "timeline.jsonl")
     shutil.rmtree(run_dir)
     updates = [(row["begin_s"], row["end_s"]) for row in timeline if row["name"] == "update" and row["step"] > COLD]
     begin, end = updates[0][0], updates[-1][1]

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shutil
 import sys
 import tempfile
 import time
@@ -34,14 +33,14 @@ import numpy as np
 import ray
 
 from actors.learner_group import make_learner_group
-from actors.placement import init_ray
 from actors.policy import PublishingLearner
 from actors.weight_sync import ShmWeightSync
+from benchmarks.script import own_ray, words_or_exit
 from benchmarks.tables import markdown, spread
 from envs.search_env import NoSearch
 from launch.pools import rollout_pool, worker_settings
 from launch.starting import base_model_folder
-from launch.words import UsageError, read_words
+from launch.words import UsageError
 from sake_ray.config import Config, load_config
 from sake_ray.data.json_files import read_values
 
@@ -180,25 +179,12 @@ async def measure_all(models: list[str], repeats: int, folder: Path) -> dict[str
 
 def main(arguments: list[str]) -> int:
     """Measure everything; returns the exit status."""
-    if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(f"{__doc__}\n")
-        return 0
+    words = words_or_exit(arguments, KEYS, __doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        words = read_words(arguments, KEYS)
-        share = share_of_step(Path(words["run"])) if words.get("run") else ""
-    except UsageError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    scratch = init_ray(num_cpus=4, python_path=Path(__file__).resolve().parents[1])
-    try:
-        with tempfile.TemporaryDirectory(prefix="sake-bench-") as folder:
-            models = words.get("models", "mini,large").split(",")
-            found = asyncio.run(measure_all(models, int(words.get("repeats", "5")), Path(folder)))
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+    share = share_of_step(Path(words["run"])) if words.get("run") else ""
+    with own_ray(4), tempfile.TemporaryDirectory(prefix="sake-bench-") as folder:
+        models = words.get("models", "mini,large").split(",")
+        found = asyncio.run(measure_all(models, int(words.get("repeats", "5")), Path(folder)))
     sys.stdout.write(table(found) + share)
     if words.get("out"):
         Path(words["out"]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -117,12 +117,14 @@ def direct_settings(config: Config, model: Path) -> WorkerSettings:
 
 async def _start(group: LearnerGroup, restarts: int) -> None:
     """Start the ranks; one that dies while it starts is no reason to give up at once."""
-    for _ in range(restarts):
+    for attempt in range(restarts + 1):
         try:
-            return await (group.restart() if group.actors else group.start())
+            await (group.restart() if attempt else group.start())
+            return
         except LearnerLost as lost:
+            if attempt == restarts:
+                raise
             log.error("%s while the ranks were starting; they are started again", lost)
-    return await (group.restart() if group.actors else group.start())
 
 
 @asynccontextmanager

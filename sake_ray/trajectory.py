@@ -137,14 +137,19 @@ class TrajectoryGroup:
         return min(t.oldest_version for t in self.trajectories)
 
     @property
+    def trainable(self) -> list[Trajectory]:
+        """The members that train: one that its deadline cut off says nothing of the policy."""
+        return [t for t in self.trajectories if t.stop_reason is not StopReason.DEADLINE]
+
+    @property
     def rewards(self) -> list[float]:
-        """The members' total rewards, in order.
+        """The total rewards of the members that train, in order.
 
         Raises:
-            ValueError: a member has not been scored.
+            ValueError: one of them has not been scored.
         """
         totals = []
-        for trajectory in self.trajectories:
+        for trajectory in self.trainable:
             if trajectory.reward is None:
                 raise ValueError(f"trajectory {trajectory.id} has no reward yet")
             totals.append(trajectory.reward.total)

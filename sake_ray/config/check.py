@@ -14,6 +14,7 @@ from sake_ray.config.config import Config
 from sake_ray.config.difficulty import parse_weights
 from sake_ray.config.search_section import CACHE_MODES
 from sake_ray.config.values import ConfigError, nearest, show
+from sake_ray.trainer.autoscale import AutoscaleSettings
 
 RELEASED_MAX_TURNS = 3
 """The released reward knows no longer episode (rewards/format.py; rewards are not to be imported from here)."""
@@ -104,8 +105,7 @@ def _check_reward(config: Config) -> None:
 def _check_engines(config: Config) -> None:
     rollout, rank_gpus = config.rollout, config.learner.gpus_per_rank
     gpus, parallel = rollout.gpus_per_worker, rollout.tensor_parallel
-    if rollout.autoscale:
-        _check_range(rollout.autoscale, rollout.workers)
+    _check_range(rollout.autoscale, rollout.workers)
     if gpus > 1 and not gpus.is_integer():
         _refuse("rollout.gpus_per_worker", gpus, "more than one GPU must be a whole number", int(gpus))
     if parallel > max(1, gpus):
@@ -126,12 +126,13 @@ def _check_engines(config: Config) -> None:
 
 def _check_range(text: str, workers: int) -> None:
     """Refuse what is no MIN:MAX, or a first size outside it."""
-    low, colon, high = text.partition(":")
-    if not (colon and low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
+    try:
+        bounds = AutoscaleSettings.read(text)
+    except ValueError:
         _refuse("rollout.autoscale", text, "must be MIN:MAX, whole numbers from 1", f"{workers}:{workers * 2}")
-    if not int(low) <= workers <= int(high):
+    if bounds is not None and not bounds.low <= workers <= bounds.high:
         why = f"outside rollout.autoscale={text}, where the pool must begin"
-        _refuse("rollout.workers", workers, why, min(max(workers, int(low)), int(high)))
+        _refuse("rollout.workers", workers, why, min(max(workers, bounds.low), bounds.high))
 
 
 def _check_sampling(config: Config) -> None:

@@ -39,6 +39,8 @@ class AutoscaleSettings:
         if not text:
             return None
         low, _, high = text.partition(":")
+        if not (low.isdecimal() and high.isdecimal()):
+            raise ValueError(f"rollout.autoscale={text}: must be MIN:MAX, whole numbers from 1")
         return AutoscaleSettings(int(low), int(high))
 
 

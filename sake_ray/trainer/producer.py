@@ -22,9 +22,9 @@ from sake_ray.interfaces import GroupLost, RewardClient, RolloutClient
 from sake_ray.seeding import derive_seed
 from sake_ray.trainer.ledger import Draw, End, GroupLedger, Place, Return
 from sake_ray.trainer.parts import Sampler
-from sake_ray.trajectory import Trajectory, TrajectoryGroup
+from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.trajectory_json import from_json, to_json
-from sake_ray.types import Example, StopReason
+from sake_ray.types import Example
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,6 @@ class StepGroups:
     def all(self) -> list[TrajectoryGroup]:
         """Every group that was played for the step."""
         return self.kept + self.void
-
-
-def trainable(group: TrajectoryGroup) -> list[Trajectory]:
-    """The members that train: one that its deadline cut off says nothing of the policy."""
-    return [t for t in group.trajectories if t.stop_reason is not StopReason.DEADLINE]
 
 
 class GroupProducer:
@@ -218,7 +213,7 @@ class GroupProducer:
             self._failure = self._failure or error
         else:
             self._played[draw.index] = group
-            self.ledger.finish(draw.index, signal=has_signal([t.reward.total for t in trainable(group) if t.reward]))
+            self.ledger.finish(draw.index, signal=has_signal(group.rewards))
         self._tasks.pop(draw.index, None)
         if self._open:
             self._fill()
@@ -230,7 +225,7 @@ class GroupProducer:
             derive_seed(self.settings.seed, draw.index, post.id, sample) for sample in range(self.settings.group_size)
         ]
         group = await self._rollout.rollout(post, seeds=seeds)
-        members = trainable(group)
+        members = group.trainable
         began, started = time.time(), time.perf_counter()
         rewards = await self._rewards.score(members) if members else []
         took = time.perf_counter() - started

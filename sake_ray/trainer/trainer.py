@@ -23,7 +23,7 @@ from sake_ray.search_metrics import pool_metrics
 from sake_ray.trainer.checkpoint import NoRoom
 from sake_ray.trainer.guard import Alert, CollapseGuard
 from sake_ray.trainer.parts import Checkpoints, Display, Evaluator
-from sake_ray.trainer.producer import GroupProducer, StepGroups, trainable
+from sake_ray.trainer.producer import GroupProducer, StepGroups
 from sake_ray.trainer.timeline import phase_rows, worker_rows
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Progress
@@ -191,12 +191,11 @@ class Trainer:
 
     def _assign_advantages(self, groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
         """The trajectories to train on, each with its advantage."""
-        members = [trainable(group) for group in groups]
-        rewards = [[t.reward.total for t in group if t.reward is not None] for group in members]
-        for group, values in zip(members, group_advantages(rewards, self.settings.advantage), strict=True):
-            for trajectory, value in zip(group, values, strict=True):
+        advantages = group_advantages([group.rewards for group in groups], self.settings.advantage)
+        for group, values in zip(groups, advantages, strict=True):
+            for trajectory, value in zip(group.trainable, values, strict=True):
                 trajectory.advantage = value
-        return [trajectory for group in members for trajectory in group]
+        return [trajectory for group in groups for trajectory in group.trainable]
 
     def _advance(self, step: int, version: int, groups: Sequence[TrajectoryGroup]) -> None:
         tokens = sum(len(t.token_ids) for group in groups for t in group.trajectories)

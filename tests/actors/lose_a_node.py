@@ -22,7 +22,7 @@ from actors.actor_state import PLACING, SERVING
 from actors.placement import Resources, actor_name, actor_options
 from actors.rollout_pool import RolloutPool
 from tests.actors.test_rollout_pool import Diary, ScriptedWorker, example
-from tests.actors.waiting import until, until_states
+from tests.waiting import until, until_states
 
 
 async def main(folder: Path) -> dict[str, Any]:

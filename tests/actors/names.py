@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from actors.placement import is_taken
+from tests.waiting import until
 
 
 async def until_free(*names: str) -> None:
     """Wait until no live actor has one of these names: Ray frees a dead one's a moment later."""
-    for _ in range(100):
-        if not any(is_taken(name) for name in names):
-            return
-        await asyncio.sleep(0.1)
+    await until(lambda: not any(is_taken(name) for name in names))

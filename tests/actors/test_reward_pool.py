@@ -18,8 +18,8 @@ from actors.reward_pool import Crash, RewardError, RewardPool, RewardWorker, sav
 from sake_ray.trajectory import Segment, Trajectory, Turn
 from sake_ray.types import Completion, Entity, Example, ImageRef, Reward, StopReason, TextSearch
 from tests.actors.names import until_free
-from tests.actors.waiting import until, until_states
 from tests.sake_ray.trainer.fakes import SETTINGS, Outcome, Run, make_post
+from tests.waiting import until, until_states
 
 
 class LengthScorer:

@@ -18,7 +18,7 @@ from actors.rollout_pool import RolloutError, RolloutPool
 from sake_ray.interfaces import GroupLost, LearnerLost
 from sake_ray.types import Example, ImageRef
 from tests.actors.fake_host import FakeHost
-from tests.actors.waiting import until, until_states
+from tests.waiting import until, until_states
 
 # What may happen, each with a number that says to whom or how much.
 EVENTS = st.tuples(

@@ -21,7 +21,7 @@ from actors.rollout_stats import WorkerStats
 from sake_ray.interfaces import GroupLost, RolloutCounts
 from sake_ray.trajectory import Trajectory, TrajectoryGroup
 from sake_ray.types import Example, ImageRef
-from tests.actors.waiting import until, until_states
+from tests.waiting import until, until_states
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 

@@ -26,7 +26,7 @@ from sake_ray.types import (
     TextSearch,
 )
 from tests.actors.names import until_free
-from tests.actors.waiting import until_states
+from tests.waiting import until_states
 
 POST = Example("17_1", "text", ImageRef("none.png", 40, 40), ())
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -20,6 +20,7 @@ from sake_ray.trainer.producer import GroupProducer, ProducerSettings
 from sake_ray.trajectory import Segment, Trajectory, TrajectoryGroup
 from sake_ray.types import Completion, Example, Reward, StopReason
 from tests.sake_ray.trainer.fakes import make_post, make_reward
+from tests.waiting import until
 
 POSTS = tuple(make_post(f"p{i}") for i in range(7))
 SETTINGS = ProducerSettings(groups_per_step=2, group_size=2, seed=1, max_staleness=1, refills=4)
@@ -81,14 +82,6 @@ def make(pool: Pool, how: ProducerSettings = SETTINGS, posts: Sequence[Example] 
     )
 
 
-async def until(what: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if what():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came to that")
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -145,7 +138,7 @@ async def test_generation_goes_on_while_the_learner_updates_and_within_the_budge
     producer = make(pool)
     first = await producer.collect(0)
     assert len(first.kept) == 2
-    await until(lambda: producer.ledger.size(Place.READY) == 2)  # no step was closed meanwhile
+    await until(lambda: producer.ledger.size(Place.READY) == 2, every_s=0)  # no step was closed meanwhile
     assert (producer.ledger.room, len(pool.asked)) == (0, 4)
     pool.version = 1
     producer.close_step()
@@ -170,7 +163,7 @@ async def test_what_is_too_old_is_sampled_anew_with_its_own_seeds() -> None:
     pool = Pool()
     producer = make(pool)
     await producer.collect(0)
-    await until(lambda: producer.ledger.size(Place.READY) == 2)
+    await until(lambda: producer.ledger.size(Place.READY) == 2, every_s=0)
     old = list(pool.asked[2:])
     producer.close_step()
     pool.version = 2
@@ -184,7 +177,7 @@ async def test_what_is_too_old_is_sampled_anew_with_its_own_seeds() -> None:
 async def test_what_was_played_before_a_stop_trains_after_it() -> None:
     producer = make(Pool())
     await producer.collect(0)
-    await until(lambda: producer.ledger.size(Place.READY) == 2)
+    await until(lambda: producer.ledger.size(Place.READY) == 2, every_s=0)
     producer.close_step()
     await producer.stop()
     state = json.loads(json.dumps(producer.state_dict()))

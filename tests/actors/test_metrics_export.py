@@ -1,4 +1,4 @@
-"""A worker's numbers: shown again and again, and an export that broke is not silent."""
+"""An actor's numbers: shown again and again, and an export that broke is not silent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from actors.rollout_metrics import Exporter
+from actors.metrics_export import Exporter
 from actors.rollout_stats import WorkerStats
 
 
