@@ -2,8 +2,9 @@
 
 Knows nothing of Ray: a plain class that needs only an initialised `torch.distributed` group (gloo on a
 CPU, NCCL on GPUs). Always holds: every public method but the properties is a collective, called by all
-ranks in one order; ranks do the same number of forward and backward passes, the short ones on dummies;
-parameters are float32, and a step is normalised by the trained tokens of all ranks. With one minibatch
+ranks in one order; on a CPU equal steps give equal bits; ranks do the same number of forward and backward
+passes, the short ones on dummies; parameters are float32, and a step is normalised by the trained tokens of
+all ranks. With one minibatch
 the data is as old as the policy, so the old log-probs are the current ones, detached (the clipped ratio
 is exactly 1 and only its gradient matters); with more, they are computed before the first step.
 """
@@ -84,6 +85,8 @@ class Learner:
             raise RuntimeError("a Learner needs a process group; call start_process_group first")
         from torch.distributed.device_mesh import init_device_mesh
 
+        if settings.device == "cpu":
+            _add_up_in_one_order()
         self.settings = settings
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.step = 0
@@ -367,6 +370,15 @@ def start_process_group(
         world_size=ranks,
         timeout=datetime.timedelta(seconds=timeout_s),
     )
+
+
+def _add_up_in_one_order() -> None:
+    """Have torch's threads sum gradients in the same order every time: a resumed run ends with the same bits.
+
+    A setting of the process, which is the learner's own. Kernels of a GPU are let be: some have no such order.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # that finds errors, at the cost of time
 
 
 def _cross_entropy(batch: MicroBatch, log_probs: torch.Tensor) -> torch.Tensor:

@@ -134,6 +134,21 @@ def test_a_resumed_step_equals_the_uninterrupted_one_bit_for_bit(ran: dict[str, 
     assert largest_difference(ran["after"], ran["again"]) == 0
 
 
+def test_threads_add_up_in_one_order_so_that_equal_runs_end_equal(model: Path) -> None:
+    many, threads = lc.make_samples(model, 64), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(4):
+            learner = make_learner(model, row_tokens=512, micro_batch_tokens=8192)
+            learner.update(many)
+            learner.update(many)
+            found.append(learner.full_params())
+    finally:
+        torch.set_num_threads(threads)
+    assert all(largest_difference(found[0], other) == 0.0 for other in found[1:])
+
+
 def test_a_checkpoint_loads_on_another_number_of_ranks(ran: dict[str, Any], model: Path, reference: Path) -> None:
     learner = lc.Case(model, reference, ran["out"]).make_learner()
     learner.load(ran["out"] / "checkpoint")
