@@ -87,11 +87,12 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A Ray head as `make train` starts it."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray head as `make train` starts it on a new machine, whose user has no token for Ray yet."""
     from ray._raylet import Config
 
     before = dict(os.environ)
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     try:
         with ray_head(num_cpus=8) as address:
             Config.initialize("")  # Ray read the authentication mode when a test before this one imported it
