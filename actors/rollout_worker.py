@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from actors.play import Play
 from actors.rollout_stats import EngineStats, WorkerStats
 from actors.vllm_engine import EngineLost
 from actors.weight_sync import Params, WeightSyncError
@@ -49,9 +50,19 @@ class Engine(Protocol):
         ...
 
     async def generate(
-        self, short_ids: Sequence[int], images: Sequence[Image], *, max_tokens: int, seed: int, greedy: bool = False
+        self,
+        short_ids: Sequence[int],
+        images: Sequence[Image],
+        *,
+        max_tokens: int,
+        seed: int,
+        temperature: float | None = None,
+        heard: Callable[[str], None] | None = None,
     ) -> tuple[Completion, tuple[int, ...]]:
-        """Continue the ids; returns the completion and the expanded ids of the prompt."""
+        """Continue the ids; returns the completion and the expanded ids of the prompt.
+
+        `temperature` None is the engine's own, 0 greedy; `heard` is given the text as it comes.
+        """
         ...
 
     async def update_weights(self, params: Params, version: int) -> Mapping[str, float]:
@@ -117,9 +128,23 @@ class RolloutWorker:
         group_id = group_id or f"{example.id}-{seeds[0]:016x}"
         images = _GroupImages(self._load_image)
         trajectories = await _all_or_first_error(
-            [self._trajectory(example, seed, greedy, f"{group_id}.{index}", images) for index, seed in enumerate(seeds)]
+            [
+                self._trajectory(
+                    example, Play(seed, self._limits, 0.0 if greedy else None), f"{group_id}.{index}", images
+                )
+                for index, seed in enumerate(seeds)
+            ]
         )
         return TrajectoryGroup(example, trajectories)
+
+    async def play(self, example: Example, how: Play, trajectory_id: str) -> Trajectory:
+        """Run one episode as asked.
+
+        Raises:
+            WorkerBroken: the engine could not be brought back.
+            ValueError: the episode found its input impossible.
+        """
+        return await self._trajectory(example, how, trajectory_id, _GroupImages(self._load_image))
 
     async def update_weights(self, params: Params, version: int) -> Mapping[str, float]:
         """Give the engine new weights, over a rebuild if need be; returns seconds and bytes.
@@ -168,26 +193,27 @@ class RolloutWorker:
 
     # --- episodes --------------------------------------------------------------------------------
 
-    async def _trajectory(
-        self, example: Example, seed: int, greedy: bool, trajectory_id: str, images: _GroupImages
-    ) -> Trajectory:
+    async def _trajectory(self, example: Example, how: Play, trajectory_id: str, images: _GroupImages) -> Trajectory:
         began = time.monotonic()
         for _ in range(self._max_rebuilds + 1):
-            policy = _EnginePolicy(self._serving, images, greedy)
+            policy = _EnginePolicy(self._serving, images, how)
             try:
                 trajectory = await run_episode(
                     example,
                     policy=policy,
                     codec=self._codec,
                     search=self._search,
-                    limits=self._limits_since(began),
-                    seed=seed,
+                    limits=_limits_since(how.limits, began),
+                    seed=how.seed,
                     trajectory_id=trajectory_id,
+                    watch=how.watch,
                 )
             except EngineLost as lost:
                 if policy.engine is None:
                     raise
-                await self._mend(policy.engine, lost, self._limits_since(began).deadline_s)
+                await self._mend(policy.engine, lost, _limits_since(how.limits, began).deadline_s)
+                if how.watch is not None:
+                    how.watch.restarted(str(lost))
                 continue
             policy.check_against(trajectory)
             trajectory.worker = self.name
@@ -197,13 +223,6 @@ class RolloutWorker:
         raise WorkerBroken(
             f"{self.name}: the engine was lost {self._max_rebuilds + 1} times while trajectory {trajectory_id} ran"
         )
-
-    def _limits_since(self, began: float) -> EpisodeLimits:
-        """The limits of an episode whose trajectory began then, perhaps on an engine that is gone."""
-        if not self._limits.deadline_s:
-            return self._limits
-        left = self._limits.deadline_s - (time.monotonic() - began)
-        return replace(self._limits, deadline_s=max(left, _NO_TIME_S))  # 0 would be no deadline
 
     # --- the engine's life -----------------------------------------------------------------------
 
@@ -282,6 +301,14 @@ class RolloutWorker:
             engine.shutdown()
 
 
+def _limits_since(limits: EpisodeLimits, began: float) -> EpisodeLimits:
+    """The limits of an episode whose trajectory began then, perhaps on an engine that is gone."""
+    if not limits.deadline_s:
+        return limits
+    left = limits.deadline_s - (time.monotonic() - began)
+    return replace(limits, deadline_s=max(left, _NO_TIME_S))  # 0 would be no deadline
+
+
 class _GroupImages:
     """The pictures of one group: each is prepared once, in a thread, however many members show it."""
 
@@ -300,11 +327,12 @@ class _GroupImages:
 class _EnginePolicy:
     """`PolicyClient` over the worker's engine for one trajectory: the same `engine` for all of its turns."""
 
-    def __init__(self, serving: Callable[[], Awaitable[Engine]], images: _GroupImages, greedy: bool) -> None:
+    def __init__(self, serving: Callable[[], Awaitable[Engine]], images: _GroupImages, how: Play) -> None:
         self.engine: Engine | None = None
         self._serving = serving
         self._images = images
-        self._greedy = greedy
+        self._how = how
+        self._turn = -1
         self._seen: tuple[int, ...] = ()
 
     async def generate(
@@ -314,11 +342,21 @@ class _EnginePolicy:
         pictures = [await self._images.get(ref) for ref in images]
         if self.engine is None:
             self.engine = await self._serving()
+        self._turn += 1
         completion, prompt_ids = await self.engine.generate(
-            short_ids, pictures, max_tokens=max_tokens, seed=seed, greedy=self._greedy
+            short_ids,
+            pictures,
+            max_tokens=max_tokens,
+            seed=seed,
+            temperature=self._how.temperature,
+            heard=self._heard(self._turn),
         )
         self._seen = prompt_ids + completion.token_ids
         return completion
+
+    def _heard(self, turn: int) -> Callable[[str], None] | None:
+        watch = self._how.watch
+        return (lambda text: watch.heard(turn, text)) if watch is not None and self._how.streamed else None
 
     def check_against(self, trajectory: Trajectory) -> None:
         """Hold the record against what the engine saw up to its last token.

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actors.rollout_stats import EngineStats
@@ -77,12 +77,20 @@ class VllmEngine:
         logger.info("engine for %s is up after %.1f s", self.config.model, time.monotonic() - begin)
 
     async def generate(
-        self, short_ids: Sequence[int], images: Sequence[Image], *, max_tokens: int, seed: int, greedy: bool = False
+        self,
+        short_ids: Sequence[int],
+        images: Sequence[Image],
+        *,
+        max_tokens: int,
+        seed: int,
+        temperature: float | None = None,
+        heard: Callable[[str], None] | None = None,
     ) -> tuple[Completion, tuple[int, ...]]:
         """Continue `short_ids`, which hold one pad an image of `images` (as the model sees them).
 
         Returns the completion and the prompt's expanded ids, those a learner trains on. Log-probs are of the
-        distribution sampled from: the vision tokens banned, at the configuration's temperature (1 when greedy).
+        distribution sampled from: the vision tokens banned, at `temperature` (None: the configuration's; 0:
+        greedy, with log-probs at 1). `heard` is given the text piece by piece as it comes.
 
         Raises:
             EngineLost: the engine is gone, or gave no answer in `request_timeout_s`.
@@ -104,7 +112,8 @@ class VllmEngine:
             if images:
                 prompt["multi_modal_data"] = {"image": list(images)}
             piece_seed = derive_seed(seed, "piece", turn.pieces) if turn.pieces else seed
-            piece, shown = await self._run(prompt, self._sampling(turn.room, piece_seed, greedy, turn.stops()))
+            sampling = self._sampling(turn.room, piece_seed, temperature, turn.stops(), streamed=heard is not None)
+            piece, shown = await self._run(prompt, sampling, heard)
             prompt_ids = prompt_ids or shown
             turn.add(piece)
         return turn.completion(), prompt_ids
@@ -198,15 +207,17 @@ class VllmEngine:
             if self._old_prefixes == updates:  # else another update came
                 self._old_prefixes = 0
 
-    def _sampling(self, max_tokens: int, seed: int, greedy: bool, stop: Sequence[str]) -> Any:
+    def _sampling(
+        self, max_tokens: int, seed: int, temperature: float | None, stop: Sequence[str], *, streamed: bool
+    ) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         # Frozen requests go on under new weights: what came before is told from what comes after only in a stream.
-        streamed = self.config.pause == "keep"
+        streamed = streamed or self.config.pause == "keep"
         return SamplingParams(
-            temperature=0.0 if greedy else self.config.temperature,
-            top_p=1.0 if greedy else self.config.top_p,
+            temperature=self.config.temperature if temperature is None else temperature,
+            top_p=1.0 if temperature == 0.0 else self.config.top_p,
             seed=seed,
             max_tokens=max_tokens,
             stop=list(stop),
@@ -216,7 +227,9 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
         )
 
-    async def _run(self, prompt: dict[str, Any], sampling: Any) -> tuple[Piece, tuple[int, ...]]:
+    async def _run(
+        self, prompt: dict[str, Any], sampling: Any, heard: Callable[[str], None] | None
+    ) -> tuple[Piece, tuple[int, ...]]:
         """What one request gave, and the prompt's expanded ids. Cancelling this call cancels it in the engine."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -226,7 +239,7 @@ class VllmEngine:
         self._under_way += 1
         try:
             async with asyncio.timeout(self.config.request_timeout_s):
-                output, piece = await self._unless_gone(self._outputs(prompt, sampling))
+                output, piece = await self._unless_gone(self._outputs(prompt, sampling, heard))
         except EngineDeadError as error:
             self._give_up("its EngineCore process died")
             raise EngineLost("the engine's EngineCore process died") from error
@@ -243,7 +256,9 @@ class VllmEngine:
             raise EngineLost("the engine dropped a request without finishing it")
         return piece, tuple(output.prompt_token_ids)
 
-    async def _outputs(self, prompt: dict[str, Any], sampling: Any) -> tuple[Any, Piece]:
+    async def _outputs(
+        self, prompt: dict[str, Any], sampling: Any, heard: Callable[[str], None] | None
+    ) -> tuple[Any, Piece]:
         """Follow one request to its end; tokens have the version of the weights at the time they come.
 
         Not at the time they are asked for: a request that reaches the engine during a pause waits there, and meets the
@@ -259,6 +274,8 @@ class VllmEngine:
             logprobs += [at[token].logprob for at, token in zip(new.logprobs or (), new.token_ids, strict=True)]
             versions += [self.version] * len(new.token_ids)
             text += new.text
+            if heard is not None and new.text:
+                heard(new.text)
             reason, stopped_by = new.finish_reason or "abort", new.stop_reason
         return output, Piece(tuple(ids), tuple(logprobs), tuple(versions), text, reason, stopped_by)
 

@@ -88,7 +88,7 @@ class FakeEngine:
         """Nothing to start."""
 
     async def generate(
-        self, short_ids: Sequence[int], images: Sequence[Any], *, max_tokens: int, seed: int, greedy: bool = False
+        self, short_ids: Sequence[int], images: Sequence[Any], *, max_tokens: int, seed: int, **_: Any
     ) -> tuple[Completion, tuple[int, ...]]:
         """See `actors.rollout_worker.Engine`."""
         last = len(images) > 1

@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from envs.search_env import SearchEnv
 from sake_ray.actions import ActionLimits, parse_action
@@ -54,6 +55,18 @@ class EpisodeLimits:
                 raise ValueError(f"episode.{field.name}={value}: must be at least {least}")
 
 
+class EpisodeWatch(Protocol):
+    """Whoever follows an episode while it is played; what it is shown belongs to the episode."""
+
+    def turned(self, index: int, turn: Turn, trajectory: Trajectory) -> None:
+        """The policy has written turn `index`, which is the last of the trajectory."""
+        ...
+
+    def searched(self, index: int, turn: Turn) -> None:
+        """The search of turn `index` was answered, with `turn.observation`."""
+        ...
+
+
 async def run_episode(
     example: Example,
     *,
@@ -63,8 +76,9 @@ async def run_episode(
     limits: EpisodeLimits,
     seed: int,
     trajectory_id: str,
+    watch: EpisodeWatch | None = None,
 ) -> Trajectory:
-    """Run one episode for a post and return its record, with a stop reason and no reward.
+    """Run one episode for a post and return its record, with a stop reason and no reward; `watch` follows it.
 
     A turn that ends by length without an action, an observation that leaves no room for a further
     token, or one with more images than fit, ends the episode as TRUNCATED; such an observation is not appended.
@@ -81,7 +95,7 @@ async def run_episode(
     clock = asyncio.timeout(limits.deadline_s or None)
     try:
         async with clock:
-            await _play(trajectory, policy, codec, env, limits, seed)
+            await _play(trajectory, policy, codec, env, limits, seed, watch)
     except TimeoutError:
         if not clock.expired():
             raise
@@ -90,7 +104,13 @@ async def run_episode(
 
 
 async def _play(
-    trajectory: Trajectory, policy: PolicyClient, codec: Codec, env: SearchEnv, limits: EpisodeLimits, seed: int
+    trajectory: Trajectory,
+    policy: PolicyClient,
+    codec: Codec,
+    env: SearchEnv,
+    limits: EpisodeLimits,
+    seed: int,
+    watch: EpisodeWatch | None,
 ) -> None:
     """Turn after turn, to the end."""
     action_limits = ActionLimits(max_queries=limits.max_queries)
@@ -102,6 +122,8 @@ async def _play(
         turn = Turn(completion.text, action, generate_s=time.perf_counter() - started, began_s=began)
         trajectory.append_completion(completion)
         trajectory.turns.append(turn)
+        if watch is not None:
+            watch.turned(turn_index, turn, trajectory)
         match turn.action:
             case Answer():
                 trajectory.finish(StopReason.ANSWER)
@@ -115,6 +137,8 @@ async def _play(
             case TextSearch() | ImageSearch() as asked:
                 turn.search_began_s = time.time()
                 _show(trajectory, turn, await env.step(asked), codec, limits)
+                if watch is not None and turn.observation is not None:
+                    watch.searched(turn_index, turn)
 
 
 def turn_seed(seed: int, turn: int) -> int:

@@ -115,7 +115,7 @@ def ray_head(num_cpus: int, stop: Stop | None = None) -> Iterator[str]:
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     output = folder / "head.log"
     with output.open("w") as sink:
-        # `ray start` makes no token where there is none yet, as on a new machine; this does, and keeps one that is there.
+        # `ray start` makes no token on a new machine, where there is none yet; this does.
         make_token = [command[0], "get-auth-token", "--generate"]
         subprocess.run(make_token, stdout=subprocess.DEVNULL, stderr=sink, env=environment, check=True)
         head = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)

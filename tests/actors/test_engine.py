@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 CPU = Resources(cpus=1)
 SIZES = ((112, 84), (56, 140), (84, 84), (196, 56))
-GREEDY: dict[str, Any] = {"max_tokens": 24, "seed": 0, "greedy": True}
+GREEDY: dict[str, Any] = {"max_tokens": 24, "seed": 0, "temperature": 0.0}
 
 
 class EngineHost:

@@ -81,9 +81,16 @@ class FakeEngine:
         self.log.append("start")
 
     async def generate(
-        self, short_ids: Sequence[int], images: Sequence[Any], *, max_tokens: int, seed: int, greedy: bool = False
+        self,
+        short_ids: Sequence[int],
+        images: Sequence[Any],
+        *,
+        max_tokens: int,
+        seed: int,
+        temperature: float | None = None,
+        heard: Callable[[str], None] | None = None,
     ) -> tuple[Completion, tuple[int, ...]]:
-        self.log.append(("generate", seed, greedy, len(images)))
+        self.log.append(("generate", seed, temperature == 0.0, len(images)))
         calls = sum(isinstance(entry, tuple) for entry in self.log)
         await asyncio.sleep(0)
         if self.dead or calls == self.die_at_call:
