@@ -64,8 +64,8 @@ function cancel() {
 
 function linkRow(entry) {
   const field = make("input", { type: "text", readonly: true, "aria-label": "Link to this view", hidden: true });
-  const told = make("span", { class: "note told-link", role: "status" }, entry.request.example ? ""
-    : "A link cannot hold your own picture; it restores everything else.");
+  const told = make("span", { class: "note told-link", role: "status" },
+    entry.request.example ? "" : "A link cannot hold your own picture; it restores everything else.");
   const copy = async () => {
     const { hash, left } = linkOf(entry.request);
     history.replaceState(null, "", hash);
@@ -83,7 +83,8 @@ function linkRow(entry) {
   };
   return make("div", { class: "actions" },
     make("button", { type: "button", class: "copy-link", onclick: copy }, "Copy link"),
-    make("button", { type: "button", class: "edit", onclick: () => edit(entry.request) }, "Edit this post"), field, told);
+    make("button", { type: "button", class: "edit", onclick: () => edit(entry.request) }, "Edit this post"),
+    field, told);
 }
 
 function edit({ text, options, policies, blob, name, example }) {
@@ -99,7 +100,8 @@ function compare(entry) {
   second.view.differences(notes[1]);
   const count = notes.flat().filter((texts) => texts.length).length;
   entry.summary.textContent = count
-    ? `The two differ on ${count} of ${notes.flat().length} entities named; each is marked. Boxes that overlap by less than half differ.`
+    ? `The two differ on ${count} of ${notes.flat().length} entities named; each is marked. `
+      + "Boxes that overlap by less than half count as different."
     : "Both say the same.";
 }
 
@@ -174,7 +176,8 @@ async function restore() {
   const link = readLink(location.hash);
   if (!link) return;
   const example = link.example === null ? undefined : exampleOf(link.example);
-  form.put({ text: link.text, options: link.options, policies: link.policies });
+  form.put({ text: link.text ?? "", options: link.options, policies: link.policies });
+  if (link.text === null) form.complain("text", "The post was too long for the link: paste it again.");
   if (example) {
     try {
       form.put({ picture: await pictureOf(example) });

@@ -1,4 +1,4 @@
-// Small helpers to build elements. Texts go in as text nodes only: nothing from a model, the web or the service is HTML.
+// Small helpers to build elements. Texts go in as text nodes only: nothing that is told to the page is HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {

@@ -144,7 +144,8 @@ function readNumbers(options) {
     if (control.checkValidity() && Number.isFinite(value)) options[name] = value;
     else {
       const most = control.max ? ` and at most ${control.max}` : "";
-      complain(`options.${name}`, `${control.step === "1" ? "A whole number" : "A number"}, at least ${control.min}${most}.`);
+      const sort = control.step === "1" ? "A whole number" : "A number";
+      complain(`options.${name}`, `${sort}, at least ${control.min}${most}.`);
       good = false;
     }
   }
@@ -160,7 +161,8 @@ export function read() {
   if (!image) refuse("image", "Choose a picture, or click an example.");
   else if (image.blob.size === 0) refuse("image", "The file is empty.");
   else if (image.blob.size * 4 / 3 + text.length * 6 + 2_000 > limits.max_body_bytes) {
-    refuse("image", `The file is too large: the service takes about ${show(limits.max_body_bytes * 0.7 / 2 ** 20, 1)} MiB.`);
+    const most = show(limits.max_body_bytes * 0.7 / 2 ** 20, 1);
+    refuse("image", `The file is too large: the service takes about ${most} MiB.`);
   }
   if (!text.trim()) refuse("text", "Type or paste the post.");
   else if (countPoints(text) > limits.max_text_chars) {
@@ -174,12 +176,12 @@ export function read() {
 
 /** Fill the form; what is not told stays as it is, and what a field does not allow is left out. */
 export function put({ text, options = {}, policies = [], picture }) {
-  forgive();
+  if (text !== undefined) forgive(); // another post; a picture alone forgives its own field
   if (text !== undefined) byId("text").value = text;
   if (picture !== undefined) setPicture(picture);
   if (options.search !== undefined) byId("search").checked = String(options.search) !== "false";
   for (const name of NUMBERS) {
-    if (options[name] === undefined) continue;
+    if (options[name] === undefined || !Number.isFinite(Number(options[name]))) continue;
     const before = byId(name).value;
     byId(name).value = String(options[name]);
     if (byId(name).value === "" || !byId(name).checkValidity()) byId(name).value = before;

@@ -39,8 +39,9 @@ function factsOf({ seconds, usage, turns, seed }) {
     facts.map(([name, value]) => make("div", null, make("dt", null, name), make("dd", null, value))));
 }
 
-const policyWords = ({ name, model, checkpoint, version }) =>
-  [name, model, checkpoint, version === undefined || version === null ? "" : `version ${version}`].filter(Boolean).join(" · ");
+/** A policy in one line. */
+export const policyWords = ({ name, model, checkpoint, version }) =>
+  [name, model, checkpoint, version ?? "" ? `version ${version}` : ""].filter(Boolean).join(" · ");
 
 /**
  * A panel. `request` is {text, options, blob}, `picture` the address of its picture, `policy` its name; `say` tells the

@@ -58,10 +58,7 @@ export async function savePicture(result, address) {
   download(fileName(result, "png"), blob);
 }
 
-/**
- * A request as a link's hash, and what of it the link cannot carry ("picture", "text"). Options that are as the service
- * has them anyway are left out.
- */
+/** A request as a link's hash, and what of it the link cannot carry ("picture", "text"). */
 export function linkOf({ text, options, policies, example }) {
   const parts = new URLSearchParams();
   const left = [];
@@ -84,9 +81,10 @@ export function readLink(hash) {
   if (hash.length > LONGEST_HASH || hash.length < 2) return null;
   const parts = new URLSearchParams(hash.slice(1));
   if (!["text", "example", "picture"].some((name) => parts.has(name))) return null;
-  const options = Object.fromEntries([...parts].filter(([name]) => !["text", "example", "picture", "policy"].includes(name)));
+  const others = [...parts].filter(([name]) => !["text", "example", "picture", "policy"].includes(name));
+  const options = Object.fromEntries(others);
   return {
-    text: parts.get("text") ?? "", example: parts.get("example"), own: parts.get("picture") === "own", options,
+    text: parts.get("text"), example: parts.get("example"), own: parts.get("picture") === "own", options,
     policies: parts.getAll("policy"),
   };
 }

@@ -1,4 +1,4 @@
-// Reads a stream of server-sent events: bytes in any pieces go in, whole events come out. Knows nothing of their meaning.
+// Reads a stream of server-sent events: bytes in any pieces go in, whole events come out, whatever they mean.
 
 const LONGEST = 64 * 1024 * 1024; // characters of an unfinished event; no answer of the service is near it
 

@@ -28,17 +28,18 @@ function resultOf(found) {
     found.images?.length ? make("div", { class: "thumbnails" }, found.images.map(pictureOf)) : null);
 }
 
-const searchOf = (search) => make("div", { class: "search" },
-  make("p", { class: "quiet" },
-    `${search.kind === "image" ? "Picture search" : "Text search"}: ${plural(search.results.length, "query", "queries")}, `
-    + `${show(search.seconds)} s`),
-  search.results.map(resultOf));
+function searchOf({ kind, results, seconds }) {
+  const words = kind === "image" ? "Picture search" : "Text search";
+  const head = `${words}: ${plural(results.length, "query", "queries")}, ${show(seconds)} s`;
+  return make("div", { class: "search" }, make("p", { class: "quiet" }, head), results.map(resultOf));
+}
 
 /** The list of turns; it grows while events come. */
 export function createTrace() {
   const list = make("ol", { class: "turns" });
   const count = make("span", { class: "quiet" }, "");
-  const node = make("details", { class: "trace", open: true }, make("summary", null, "How it came about ", count), list);
+  const title = make("summary", null, "How it came about ", count);
+  const node = make("details", { class: "trace", open: true }, title, list);
   const turns = new Map();
 
   function place(index) {
