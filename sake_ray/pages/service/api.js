@@ -1,5 +1,5 @@
 // What the page asks of the service: requests, the token and problems. Shows nothing itself.
-import { readEvents } from "./sse.js";
+import { StreamBroken, readEvents } from "./sse.js";
 
 const TOKEN = "token"; // the one thing kept in sessionStorage
 
@@ -57,8 +57,8 @@ async function problemOf(response) {
   return new Problem({ status: response.status, ...told }, retrySeconds(response));
 }
 
-/** A response of status 200; everything else is thrown. A 401 asks for the token and goes again. */
-async function request(path, init = {}) {
+/** A response of status 200; everything else is thrown. A 401 asks for the token (if it may) and goes again. */
+async function request(path, init = {}, mayAsk = true) {
   for (;;) {
     const used = token.get();
     const headers = { ...init.headers, ...(used ? { Authorization: `Bearer ${used}` } : {}) };
@@ -73,7 +73,7 @@ async function request(path, init = {}) {
     const problem = await problemOf(response);
     if (response.status !== 401) throw problem;
     if (token.get() !== used) continue; // someone else was asked meanwhile
-    if (!await askToken(used ? "The service did not accept the token." : "")) throw problem;
+    if (!mayAsk || !await askToken(used ? "The service did not accept the token." : "")) throw problem;
   }
 }
 
@@ -91,12 +91,12 @@ export const examples = async () => (await json("/v1/examples")).examples;
 
 const pictures = new Map();
 
-/** A picture of the service as a Blob, asked for once. */
-export function picture(path) {
+/** A picture of the service as a Blob, asked for once; those nobody has asked for by hand may not ask for the token. */
+export function picture(path, mayAsk = true) {
   const address = new URL(path, location.origin);
   if (address.origin !== location.origin) return Promise.reject(new Broken("The picture is not of this service."));
   if (!pictures.has(address.href)) {
-    const blob = request(address.href).then((response) => response.blob());
+    const blob = request(address.href, {}, mayAsk).then((response) => response.blob());
     blob.catch(() => pictures.delete(address.href));
     pictures.set(address.href, blob);
   }
@@ -128,7 +128,7 @@ export async function extract(body, signal, onEvent) {
       else onEvent(name, value);
     });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (!(error instanceof StreamBroken)) throw error;
     if (result === null && problem === null) throw new Broken("The connection broke before the answer was whole.");
   }
   if (problem) throw problem;

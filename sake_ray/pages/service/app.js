@@ -10,7 +10,7 @@ import { linkOf, readLink } from "./save.js";
 
 const MOST_PAST = 30;
 const past = []; // newest first: {request, runs, node, address, button}
-let current = null, asked = 0;
+let asked = 0, chosen = null;
 
 const say = (words) => { byId("status").textContent = words; };
 
@@ -52,6 +52,7 @@ api.onUnauthorized((why) => new Promise((done) => {
 
 function running() {
   const busy = past.some(({ runs }) => runs.some((run) => run.running));
+  if (!busy && document.activeElement === byId("cancel")) byId("extract").focus();
   byId("cancel").hidden = !busy;
   byId("extract").setAttribute("aria-disabled", String(busy));
   return busy;
@@ -59,7 +60,6 @@ function running() {
 
 function cancel() {
   for (const { runs } of past) for (const run of runs) run.cancel();
-  byId("extract").focus();
 }
 
 function linkRow(entry) {
@@ -109,11 +109,10 @@ function settle(entry) {
   compare(entry);
   const counts = entry.runs.map((run) => (run.result ? `${run.result.entities.length}` : "–"));
   entry.button.querySelector(".note").textContent = `${entry.time} · entities ${counts.join(" / ")}`;
-  running();
+  if (!running()) say(entry.runs.map((run) => run.told).join(" "));
 }
 
 function look(entry) {
-  current = entry;
   byId("results").replaceChildren(entry.node);
   for (const { button } of past) button.setAttribute("aria-current", String(button === entry.button));
 }
@@ -162,8 +161,11 @@ async function submit() {
 // Examples and links.
 
 async function choose(example) {
+  chosen = example;
   try {
-    form.put({ text: example.text, picture: await pictureOf(example) });
+    const picture = await pictureOf(example);
+    if (chosen !== example) return; // another was clicked meanwhile
+    form.put({ text: example.text, picture });
   } catch (error) {
     notice(`The example's picture did not come. ${explain(error)}`, () => choose(example));
     return;

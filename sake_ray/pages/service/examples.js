@@ -8,7 +8,7 @@ const lazily = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
     lazily.unobserve(target);
-    picture(target.dataset.path).then((blob) => { target.src = URL.createObjectURL(blob); }, () => {
+    picture(target.dataset.path, false).then((blob) => { target.src = URL.createObjectURL(blob); }, () => {
       target.alt = "picture not loaded"; // a click asks again, and says so if it fails then too
     });
   }

@@ -87,13 +87,12 @@ export function begin(submit) {
     event.preventDefault();
     takeFile(file, "a pasted picture");
   });
-  // A file that misses its place must not make the browser leave the page.
-  for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => {
-    if (event.dataTransfer?.types.includes("Files") || event.target.closest?.("#drop")) event.preventDefault();
-  });
+  // A file may fall anywhere: one that misses its place must not make the browser leave the page.
+  const ours = (event) => event.dataTransfer?.types.includes("Files") || event.target.closest?.("#drop");
+  document.addEventListener("dragover", (event) => { if (ours(event)) event.preventDefault(); });
+  document.addEventListener("drop", (event) => { if (ours(event)) dropped(event); });
   byId("drop").addEventListener("dragover", () => byId("drop").classList.add("over"));
   byId("drop").addEventListener("dragleave", () => byId("drop").classList.remove("over"));
-  byId("drop").addEventListener("drop", dropped);
   byId("preview").addEventListener("error", () => {
     byId("preview").hidden = true;
     byId("file-note").textContent = `${image?.name ?? ""}: this browser cannot show it; the service may be able to.`;

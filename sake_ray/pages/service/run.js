@@ -126,6 +126,8 @@ export function createRun({ request, picture, policy, say, beside, settled, star
   const run = {
     node, view, policy, result: null,
     get running() { return control !== null; },
+    /** The last thing it told the status line. */
+    get told() { return prefix + state.textContent; },
     cancel() { control?.abort(); },
     /** Ask the service; never throws. May be called again. */
     async start() {
@@ -139,10 +141,10 @@ export function createRun({ request, picture, policy, say, beside, settled, star
         const body = { text: request.text, image: await request.base64, options };
         finish(await extract(body, control.signal, (name, value) => on[name]?.(value)));
       } catch (error) {
-        if (error instanceof Problem && error.field === "image") request.base64 = undefined;
         fail(error);
       } finally {
         control = null;
+        request.base64 = undefined; // up to a third larger than the picture; another try makes it anew
         delete state.dataset.turn;
         settled();
       }

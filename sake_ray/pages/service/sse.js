@@ -43,14 +43,23 @@ export function eventParser(onEvent) {
   };
 }
 
-/** Feed a response's body through a parser until it ends. */
+/** The bytes stopped coming before their end. */
+export class StreamBroken extends Error {}
+
+/** Feed a response's body through a parser until it ends; what `onEvent` throws comes out as it is. */
 export async function readEvents(body, onEvent) {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   const take = eventParser(onEvent);
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) break;
-    take(decoder.decode(value, { stream: true }));
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new StreamBroken(error.message);
+      });
+      if (done) break;
+      take(decoder.decode(value, { stream: true }));
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // after an error of the page's own nobody reads on
   }
 }

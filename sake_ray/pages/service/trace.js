@@ -25,6 +25,7 @@ function resultOf(found) {
         found.reason ? `${status}: ${found.reason}` : status),
       found.cached ? make("span", { class: "chip" }, "kept from before") : null),
     text ? make("p", { class: "found-text", dir: "auto", tabindex: 0 }, text) : null,
+    text || found.images?.length ? null : make("p", { class: "quiet" }, "Nothing came back."),
     found.images?.length ? make("div", { class: "thumbnails" }, found.images.map(pictureOf)) : null);
 }
 

@@ -67,11 +67,13 @@ function linked(root) {
 
 function boxes(result) {
   const { width, height } = result.image;
-  const percent = (part, whole) => `${Math.max(0, Math.min(100, (part / whole) * 100))}%`;
+  const percent = (part, whole) => `${(part / whole) * 100}%`;
   return result.entities.flatMap((entity, number) => {
     const box = boxOf(entity);
     if (!box) return [];
-    const [x1, y1, x2, y2] = box;
+    const within = (part, whole) => Math.max(0, Math.min(whole, part));
+    const [x1, x2] = [within(box[0], width), within(box[2], width)];
+    const [y1, y2] = [within(box[1], height), within(box[3], height)];
     const place = {
       x: percent(x1, width), y: percent(y1, height), width: percent(x2 - x1, width), height: percent(y2 - y1, height),
     };
@@ -137,7 +139,7 @@ const WHY_NONE = {
 
 /** The view of one answer; `text` and `picture` (an address) are shown from the start. */
 export function createView(text, picture) {
-  const layer = draw("svg", { class: "layer" });
+  const layer = draw("svg", { class: "layer", role: "group", "aria-label": "Boxes" });
   const image = make("img", { src: picture, alt: "The picture of the post" });
   const frame = make("div", { class: "frame" }, image, layer);
   const post = make("p", { class: "post", dir: "auto" }, text);

@@ -109,7 +109,8 @@ async def key(page: Page, name: str, modifiers: int = 0) -> None:
 async def point_at(page: Page, selector: str) -> None:
     place = await page.run(
         f"(() => {{ const item = document.querySelector({json.dumps(selector)});"
-        " item.scrollIntoView({block: 'center'}); const r = item.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        " item.scrollIntoView({block: 'center'}); const r = item.getBoundingClientRect();"
+        " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
     )
     await page.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
 
@@ -297,7 +298,8 @@ async def test_cancel_ends_the_request_and_a_restart_begins_anew(page: Page, stu
     await choose_example(page)
     await extract(page)
     await page.until("document.querySelector('.live')")
-    await page.run("document.getElementById('cancel').click()")
+    await page.run("document.getElementById('cancel').focus()")
+    await key(page, "Enter")
     await page.until("document.querySelector('.state').textContent === 'Cancelled.'")
     for _ in range(100):
         if stub.aborted:
@@ -305,12 +307,27 @@ async def test_cancel_ends_the_request_and_a_restart_begins_anew(page: Page, stu
         await asyncio.sleep(0.02)
     assert stub.aborted == 1, "the service notices"
     assert await page.run("document.getElementById('cancel').hidden")
+    assert await page.run(FOCUS) == "extract", "the focus does not vanish with the button"
     await page.run("document.querySelector('.again').click()")
     await page.until("document.querySelector('.state').textContent === 'Began anew: its engine was lost'")
     assert await page.run("document.querySelectorAll('.turn').length") == 0, "what came before is void"
     gate.set()
     await page.until(DONE)
     assert await page.run("document.querySelectorAll('.turn').length") == 3
+    check_quiet(page, stub)
+
+
+async def test_an_episode_without_an_answer_says_why(page: Page, stub: ServiceStub) -> None:
+    result = {**result_of(POST, []), "stop": "malformed"}
+    result["turns"][0] |= {"action": "malformed", "malformed": "bad_json", "text": "<answer>[{", "reasoning": ""}
+    stub.script(Answer(events_of(result)), Answer(events_of(result_of(POST, []))))
+    await look_at(page, stub)
+    await choose_example(page)
+    for words in ("No entities: the last turn could not be read as an answer.", "The answer names no entity."):
+        await extract(page)
+        await page.until(f"document.querySelector('.nothing')?.textContent === {json.dumps(words)}")
+        await page.until("document.getElementById('cancel').hidden")
+    assert await page.run("document.querySelectorAll('.past').length") == 2
     check_quiet(page, stub)
 
 
@@ -400,7 +417,8 @@ async def test_two_policies_stand_side_by_side_with_their_differences_marked(pag
     assert stub.asked[0]["image"] == stub.asked[1]["image"]
     marked = await page.run(
         "[...document.querySelectorAll('.panel')].map((panel) =>"
-        " [...panel.querySelectorAll('.entities > li')].map((row) => [...row.querySelectorAll('.difference')].map((difference) => difference.textContent)))"
+        " [...panel.querySelectorAll('.entities > li')].map((row) =>"
+        " [...row.querySelectorAll('.difference')].map((difference) => difference.textContent)))"
     )
     assert marked == [
         [[], ["type: base says PER", "box: base has it elsewhere"], ["only here"]],
@@ -635,6 +653,48 @@ async def test_a_service_that_cannot_be_reached_at_first_is_asked_again(page: Pa
     stub.token = ""
     await page.run("document.querySelector('#notice .again').click()")
     await page.until("document.querySelectorAll('.example').length === 2")
+
+
+async def test_a_stream_reads_the_same_however_it_is_cut(page: Page, stub: ServiceStub) -> None:
+    await look_at(page, stub)
+    stream = ': hello\r\n\r\nevent: delta\r\ndata: {"text": "🎉"}\r\n\r\nevent:x\rdata: a\rdata\rdata:b\r\r\ndata: c\n\nno end'
+    differing = await page.run(
+        """import('/assets/sse.js').then(({ eventParser, readEvents }) => {
+          const bytes = new TextEncoder().encode(%s), wanted = JSON.stringify(
+            [['delta', '{"text": "🎉"}'], ['x', 'a\\n\\nb'], ['message', 'c']]);
+          return Promise.all([...bytes.keys()].map(async (cut) => {
+            const told = [];
+            await readEvents(new Blob([bytes.slice(0, cut), bytes.slice(cut)]).stream(), (...event) => told.push(event));
+            const pieces = [];
+            const take = eventParser((...event) => { pieces.push(event); });
+            const text = new TextDecoder().decode(bytes);
+            take(text.slice(0, cut)); take(''); take(text.slice(cut));
+            return JSON.stringify(told) === wanted && JSON.stringify(pieces) === wanted;
+          })).then((same) => same.filter((one) => !one).length);
+        })"""
+        % json.dumps(stream)
+    )
+    assert differing == 0
+
+
+async def test_an_unfinished_answer_shows_each_entity_once_its_json_is_whole(page: Page, stub: ServiceStub) -> None:
+    await look_at(page, stub)
+    said = [
+        {"entity": 'a } "quoted" {', "type": "PER", "box2d": []},
+        {"entity": "b\\\\", "type": "LOC", "box2d": [1, 2, 3, 4]},
+    ]
+    raw = f"<reason>no {{}} <answer> yet</reason><answer>{json.dumps(said)}</answer>"
+    counts = await page.run(
+        f"import('/assets/points.js').then((points) => {{ const raw = {json.dumps(raw)};"
+        " return [...Array(raw.length + 1).keys()].map((n) => points.unfinishedEntities(raw.slice(0, n)).length); })"
+    )
+    ends = [raw.index("}", raw.index('"box2d": []')) + 1, raw.rindex("}") + 1]
+    assert counts == [sum(n >= end for end in ends) for n in range(len(raw) + 1)]
+    for nonsense in ("<answer>[{]}", "<answer>{{{{", '<answer>[{"entity": 3, "type": null}]', "<answer>" + "}" * 99):
+        found = (
+            f"import('/assets/points.js').then((points) => points.unfinishedEntities({json.dumps(nonsense)}).length)"
+        )
+        assert await page.run(found) == 0
 
 
 async def test_the_files_hold_no_inline_code_and_the_policy_forbids_it() -> None:
