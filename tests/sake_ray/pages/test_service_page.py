@@ -631,11 +631,12 @@ async def test_a_picture_can_be_dropped_or_pasted(page: Page, stub: ServiceStub)
     transfer = f"""const data = new DataTransfer();
       data.items.add(new File([Uint8Array.from({content})], '%s.png', {{type: 'image/png'}}));"""
     note = "document.getElementById('file-note').textContent"
-    await page.run(f"(() => {{ {transfer % 'one'} document.getElementById('drop').dispatchEvent("
-                   "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})); })()")  # fmt: skip
+    told = "{dataTransfer: data, clipboardData: data, bubbles: true, cancelable: true}"
+    drop = f"document.getElementById('drop').dispatchEvent(new DragEvent('drop', {told}))"
+    paste = f"document.getElementById('text').dispatchEvent(new ClipboardEvent('paste', {told}))"
+    await page.run(f"(() => {{ {transfer % 'one'} {drop}; }})()")
     assert await page.run(note) == "one.png"
-    await page.run(f"(() => {{ {transfer % 'two'} document.getElementById('text').dispatchEvent("
-                   "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true})); })()")  # fmt: skip
+    await page.run(f"(() => {{ {transfer % 'two'} {paste}; }})()")
     assert await page.run(note) == "a pasted picture"
     await page.until("document.getElementById('preview').naturalWidth === 1")
     check_quiet(page, stub)
@@ -657,22 +658,27 @@ async def test_a_service_that_cannot_be_reached_at_first_is_asked_again(page: Pa
 
 async def test_a_stream_reads_the_same_however_it_is_cut(page: Page, stub: ServiceStub) -> None:
     await look_at(page, stub)
-    stream = ': hello\r\n\r\nevent: delta\r\ndata: {"text": "🎉"}\r\n\r\nevent:x\rdata: a\rdata\rdata:b\r\r\ndata: c\n\nno end'
+    stream = (
+        ': hello\r\n\r\nevent: delta\r\ndata: {"text": "🎉"}\r\n\r\n'
+        "event:x\rdata: a\rdata\rdata:b\r\r\ndata: c\n\nno end"
+    )
+    await page.run(f"window.stream = {json.dumps(stream)}")
     differing = await page.run(
         """import('/assets/sse.js').then(({ eventParser, readEvents }) => {
-          const bytes = new TextEncoder().encode(%s), wanted = JSON.stringify(
+          const bytes = new TextEncoder().encode(stream), wanted = JSON.stringify(
             [['delta', '{"text": "🎉"}'], ['x', 'a\\n\\nb'], ['message', 'c']]);
           return Promise.all([...bytes.keys()].map(async (cut) => {
-            const told = [];
-            await readEvents(new Blob([bytes.slice(0, cut), bytes.slice(cut)]).stream(), (...event) => told.push(event));
-            const pieces = [];
+            const body = new ReadableStream({ start(control) {
+              [bytes.slice(0, cut), bytes.slice(cut)].forEach((piece) => control.enqueue(piece));
+              control.close();
+            } });
+            const told = [], pieces = [];
+            await readEvents(body, (...event) => told.push(event));
             const take = eventParser((...event) => { pieces.push(event); });
-            const text = new TextDecoder().decode(bytes);
-            take(text.slice(0, cut)); take(''); take(text.slice(cut));
+            [stream.slice(0, cut), '', stream.slice(cut)].forEach((piece) => take(piece));
             return JSON.stringify(told) === wanted && JSON.stringify(pieces) === wanted;
           })).then((same) => same.filter((one) => !one).length);
         })"""
-        % json.dumps(stream)
     )
     assert differing == 0
 
