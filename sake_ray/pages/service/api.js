@@ -64,7 +64,7 @@ async function request(path, init = {}, mayAsk = true) {
     const headers = { ...init.headers, ...(used ? { Authorization: `Bearer ${used}` } : {}) };
     let response;
     try {
-      response = await fetch(path, { ...init, headers, credentials: "omit", redirect: "error", cache: "no-store" });
+      response = await fetch(path, { ...init, headers, redirect: "error", cache: "no-store" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Broken("The service cannot be reached.");

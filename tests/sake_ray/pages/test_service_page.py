@@ -255,7 +255,7 @@ async def test_a_problem_stands_beside_the_field_it_names(page: Page, stub: Serv
 
 async def test_a_broken_connection_loses_nothing_and_try_again_works(page: Page, stub: ServiceStub) -> None:
     events = events_of(usual_result(POST))
-    stub.script(Answer([*events[:4], Drop()]))
+    stub.script(Answer([*events[:4], Drop()]), Answer(events[:6]))
     await look_at(page, stub)
     await choose_example(page)
     await extract(page)
@@ -264,6 +264,8 @@ async def test_a_broken_connection_loses_nothing_and_try_again_works(page: Page,
     assert "The connection broke before the answer was whole." in told
     assert "may have been restarted" in told
     assert await page.run("document.getElementById('text').value") == POST
+    await page.run("document.querySelector('.again').click()")
+    await page.until("document.querySelector('.alert p')?.textContent.startsWith('The connection ended before')")
     await page.run("document.querySelector('.again').click()")
     await page.until(DONE)
     assert await page.run(ROWS) == ["Lodamo", "Bakedo", "Tiraso"]
