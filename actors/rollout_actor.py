@@ -8,7 +8,7 @@ start to its end, and where that breaks its next call fails.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from actors.vllm_build import EngineConfig
 from actors.vllm_engine import VllmEngine
 from actors.weight_sync import Params, make_weight_sync
 from envs.episode import EpisodeLimits
-from sake_ray.interfaces import SearchClient
+from sake_ray.interfaces import Codec, SearchClient
 from sake_ray.trajectory import TrajectoryGroup
 from sake_ray.types import Example
 
@@ -43,31 +43,42 @@ class WorkerSettings:
     resources: Resources = field(default_factory=Resources)
 
 
+def build_worker(name: str, settings: WorkerSettings, search: SearchClient) -> RolloutWorker:
+    """A worker in this very process, with the parts that its settings name; its engine is not started yet."""
+    return RolloutWorker(name, *_parts(settings), search, **_limits(settings))
+
+
+def _parts(settings: WorkerSettings) -> tuple[Callable[[], VllmEngine], Codec]:
+    from sake_ray.data.codec import ChatCodec
+
+    sync = make_weight_sync(settings.weight_sync)
+    codec = ChatCodec.from_pretrained(
+        settings.engine.model,
+        prompts=settings.prompts,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        max_result_chars=settings.max_result_chars,
+    )
+    return lambda: VllmEngine(settings.engine, sync), codec
+
+
+def _limits(settings: WorkerSettings) -> dict[str, Any]:
+    from sake_ray.data.images import processed_image
+
+    return {
+        "limits": settings.limits,
+        "load_image": functools.partial(
+            processed_image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
+        ),
+        "max_rebuilds": settings.max_rebuilds,
+    }
+
+
 class RolloutActor(RolloutWorker):
     """A `RolloutWorker` that builds its own parts, in the process Ray gave it."""
 
     def __init__(self, name: str, settings: WorkerSettings, search: SearchClient) -> None:
-        from sake_ray.data.codec import ChatCodec
-        from sake_ray.data.images import processed_image
-
-        sync = make_weight_sync(settings.weight_sync)
-        super().__init__(
-            name,
-            lambda: VllmEngine(settings.engine, sync),
-            ChatCodec.from_pretrained(
-                settings.engine.model,
-                prompts=settings.prompts,
-                min_pixels=settings.min_pixels,
-                max_pixels=settings.max_pixels,
-                max_result_chars=settings.max_result_chars,
-            ),
-            search,
-            limits=settings.limits,
-            load_image=functools.partial(
-                processed_image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
-            ),
-            max_rebuilds=settings.max_rebuilds,
-        )
+        super().__init__(name, *_parts(settings), search, **_limits(settings))
         self._node = ray.get_runtime_context().get_node_id()
         self._exporter = Exporter(self.stats, RaySeries(name))
 

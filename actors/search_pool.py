@@ -81,11 +81,18 @@ class SearchPool:
     that `start` made is a `ScalablePool`; its copies learn of changes from the workers' answers, at no call more.
     """
 
-    def __init__(self, workers: Sequence[Any], settings: PoolSettings, version: int = 0) -> None:
+    def __init__(
+        self,
+        workers: Sequence[Any],
+        settings: PoolSettings,
+        version: int = 0,
+        cancel: Callable[[Any], None] = ray.cancel,
+    ) -> None:
         if not workers:
             raise ValueError("search.workers=0: a search pool needs at least one worker")
         self._workers = list(workers)
         self._version = version
+        self._cancel = cancel
         self._settings = settings
         self._crew: Crew | None = None
         self._telling: set[asyncio.Task[None]] = set()
@@ -259,7 +266,7 @@ class SearchPool:
         try:
             answer: Observation | Busy | Told | None = await call
         except asyncio.CancelledError:
-            ray.cancel(call)
+            self._cancel(call)
             raise
         except ray.exceptions.RayActorError as error:
             if await self._has_left(worker):

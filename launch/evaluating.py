@@ -27,8 +27,7 @@ from launch.display import RunDisplay
 from launch.episode_file import EpisodeFile
 from launch.evaluating_options import Options, help_text, read_options
 from launch.job_data import DataSet, load_data
-from launch.model_source import ModelSource, find_model
-from launch.starting import MINI
+from launch.model_source import ModelSource, find_model, policy_defaults
 from launch.tagging import model_fingerprint
 from launch.words import UsageError
 from rewards.composite import Scorer
@@ -38,7 +37,6 @@ from sake_ray.coldstart.all_posts import OnPost, for_all
 from sake_ray.coldstart.tag_files import read_tags
 from sake_ray.config.config import Config
 from sake_ray.config.identity import FREE
-from sake_ray.config.values import Value
 from sake_ray.data.problems import DataError
 from sake_ray.pages import evaluation_page
 from sake_ray.prompts import Prompts, load_direct_prompts, load_prompts
@@ -60,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options, settings = read_options(arguments)
         source = None if options.endpoint else find_model(options.model)
-        defaults = _defaults(options, source, settings)
+        defaults = policy_defaults(source, settings, options.output)
     except (UsageError, DataError) as error:  # the process boundary
         sys.stderr.write(f"{JOB}: {error}\n")
         return REFUSED
@@ -77,24 +75,6 @@ def main(arguments: Sequence[str]) -> int:
 
     status = run_stage(JOB, work, settings, defaults, cluster=source is not None)
     return status or (UNANSWERED if unanswered else 0)
-
-
-def _defaults(options: Options, source: ModelSource | None, settings: Sequence[str]) -> dict[str, Value]:
-    """The settings that hold where the command line says nothing: a run's own for its policy."""
-    has_preset = any(word.startswith("preset=") for word in settings)
-    if not has_preset and (source is None or not (source.settings or source.name == MINI)):
-        raise UsageError(
-            "preset=… is missing: the default one has prompts and picture sizes that suit the mini model alone; give "
-            "preset=qwen25vl_3b, say, or preset=mini where that is meant"
-        )
-    if source is None:
-        return {"run.dir": str(options.output), "model.path": MINI}  # no model is loaded here
-    if source.settings and has_preset:
-        raise UsageError(
-            f"preset=…: the policy is of the run {source.run}, whose own settings hold; give single settings, or the "
-            "policy's folder outside of its run"
-        )
-    return {**source.settings, "run.dir": str(options.output), "model.path": str(source.folder)}
 
 
 # --- what both ways have in common -----------------------------------------------------------------------
@@ -245,7 +225,7 @@ async def evaluate_model(config: Config, options: Options, source: ModelSource, 
 
     options = replace(options, output=config.run_dir.resolve())
     examples, data = load_posts(config, options)
-    model = await asyncio.to_thread(_policy_folder, source, options.output)
+    model = await asyncio.to_thread(policy_folder, source, options.output)
     fingerprint = await asyncio.to_thread(model_fingerprint, model)
     facts = {"weights": fingerprint, "dtype": config.rollout.dtype}
     file = open_episodes(config, options, facts, examples)
@@ -272,7 +252,7 @@ async def evaluate_model(config: Config, options: Options, source: ModelSource, 
     return options.output
 
 
-def _policy_folder(source: ModelSource, output: Path) -> Path:
+def policy_folder(source: ModelSource, output: Path) -> Path:
     """The Hugging Face folder of the policy; a training checkpoint's is written into `output` once.
 
     Raises:

@@ -7,7 +7,7 @@ asked of it is what it was trained for; what cannot be loaded is a sentence that
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,51 @@ def find_model(given: str) -> ModelSource:
     )
 
 
+def policy_defaults(source: ModelSource | None, settings: Sequence[str], run_dir: Path) -> dict[str, Value]:
+    """The settings that hold where the command line (`settings`) says nothing: a run's own for its policy.
+
+    None is a model that is served elsewhere.
+
+    Raises:
+        UsageError: a preset is missing, or given beside a run's own settings.
+    """
+    has_preset = any(word.startswith("preset=") for word in settings)
+    if not has_preset and (source is None or not (source.settings or source.name == MINI)):
+        raise UsageError(
+            "preset=… is missing: the default one has prompts and picture sizes that suit the mini model alone; give "
+            "preset=qwen25vl_3b, say, or preset=mini where that is meant"
+        )
+    if source is None:
+        return {"run.dir": str(run_dir), "model.path": MINI}  # no model is loaded here
+    if source.settings and has_preset:
+        raise UsageError(
+            f"preset=…: the policy is of the run {source.run}, whose own settings hold; give single settings, or the "
+            "policy's folder outside of its run"
+        )
+    return {**source.settings, "run.dir": str(run_dir), "model.path": str(source.folder)}
+
+
+def run_source(given: str) -> ModelSource:
+    """A run's settings, whether it has a policy yet or not; `folder` is that of the model it trains.
+
+    Raises:
+        UsageError: it is no run.
+        DataError: its settings are damaged.
+    """
+    folder = Path(given).resolve()
+    config = _read(folder / CONFIG)
+    if not _is_run(config):
+        raise UsageError(f"{given}: no run: it holds no {CONFIG} that a job wrote")
+    path = str(config["model"]["path"])
+    base = base_model_folder() if path == MINI else Path(path)
+    return ModelSource(folder.name, base, run=str(folder), settings=_settings(folder, config))
+
+
 def _of_run(given: str, folder: Path, config: Mapping[str, Any]) -> ModelSource:
     """A run's best policy, else its last one."""
     for name in (BEST_POLICY, POLICY):
         if (folder / name / CONFIG).is_file():
-            log.info("%s: evaluating its %s, with the run's own settings", folder, name)
+            log.info("%s: its %s, with the run's own settings", folder, name)
             return _exported(folder, name, config)
     steps = sorted((folder / _CHECKPOINTS).glob("step-*"))
     instead = f"evaluate its newest checkpoint: model={steps[-1]}" if steps else "it has no checkpoint either"

@@ -42,17 +42,19 @@ _BROKEN = (OSError, SyntaxError, struct.error, EOFError, ValueError, TypeError, 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPicture:
-    """A JPEG written here, with its size in pixels."""
+    """A JPEG or PNG written here, with its size in pixels; `source` is the upright original's."""
 
     data: bytes = field(repr=False)
     suffix: str
     width: int
     height: int
+    source: tuple[int, int]
 
 
-def prepare_picture(data: bytes, *, max_pixels: int) -> PreparedPicture:
+def prepare_picture(data: bytes, *, max_pixels: int, lossless: bool = False) -> PreparedPicture:
     """Decode a picture's first frame and write it anew, shrunk to `max_pixels` if it has more.
 
+    As a PNG where it must be `lossless`: a model then sees the very pixels that it would see of the original.
     Transparency is shown over white, an EXIF orientation is applied. Smaller pictures keep their size.
 
     Raises:
@@ -65,25 +67,28 @@ def prepare_picture(data: bytes, *, max_pixels: int) -> PreparedPicture:
     from PIL.Image import DecompressionBombError
 
     try:
-        picture = _upright_rgb(data, max_pixels)
+        picture, source = _upright_rgb(data, max_pixels)
     except ImageError as error:
         raise _bad(str(error)) from None
     except (*_BROKEN, DecompressionBombError) as error:
         # Only the kind: the text may quote the file.
         raise _bad(f"it cannot be decoded ({type(error).__name__})") from None
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=_QUALITY, subsampling=0)
-    return PreparedPicture(out.getvalue(), SUFFIX, *picture.size)
+    if lossless:
+        picture.save(out, "PNG", compress_level=1)
+    else:
+        picture.save(out, "JPEG", quality=_QUALITY, subsampling=0)
+    return PreparedPicture(out.getvalue(), ".png" if lossless else SUFFIX, *picture.size, source=source)
 
 
-async def prepare_in_thread(data: bytes, *, max_pixels: int) -> PreparedPicture:
+async def prepare_in_thread(data: bytes, *, max_pixels: int, lossless: bool = False) -> PreparedPicture:
     """`prepare_picture` without holding up the event loop.
 
     Raises:
         FetchRefused: as `prepare_picture`.
         ValueError: as `prepare_picture`.
     """
-    work = functools.partial(prepare_picture, data, max_pixels=max_pixels)
+    work = functools.partial(prepare_picture, data, max_pixels=max_pixels, lossless=lossless)
     return await asyncio.get_running_loop().run_in_executor(_threads(), work)
 
 
@@ -110,7 +115,8 @@ def _check_bytes(data: bytes) -> None:
         raise _bad("a run-length encoded BMP")
 
 
-def _upright_rgb(data: bytes, max_pixels: int) -> Image:
+def _upright_rgb(data: bytes, max_pixels: int) -> tuple[Image, tuple[int, int]]:
+    """The picture as people see it, shrunk, and its size before it was."""
     from PIL.Image import Resampling, Transpose
     from PIL.Image import new as new_image
     from PIL.Image import open as open_image
@@ -121,6 +127,7 @@ def _upright_rgb(data: bytes, max_pixels: int) -> Image:
             raise ImageError(f"{image.width} x {image.height} pixels; one that is fetched has at most {MAX_PIXELS}")
         image.load()  # the first frame, whole: a cut file raises
         orientation = image.getexif().get(_ORIENTATION)
+        source = image.size
         size = processed_size(*image.size, min_pixels=1, max_pixels=max_pixels)
         # Nearest neighbour takes pixels as they are, so all that follows may work on the small picture.
         small = image.resize(size, Resampling.NEAREST) if size != image.size else image.copy()
@@ -132,6 +139,7 @@ def _upright_rgb(data: bytes, max_pixels: int) -> Image:
     )  # fmt: skip
     if isinstance(orientation, int) and 2 <= orientation <= 8:
         small = small.transpose(turns[orientation - 2])
+        source = source if orientation <= 4 else (source[1], source[0])
     if small.mode.startswith("I;16"):
         small = small.point(lambda value: value / 256).convert("L")  # `convert` alone makes all but the darkest white
     # A fresh picture has nothing but pixels: PIL would write a comment that the old one brought.
@@ -141,4 +149,4 @@ def _upright_rgb(data: bytes, max_pixels: int) -> Image:
         canvas.paste(small, mask=small)
     else:
         canvas.paste(small.convert("RGB"))
-    return canvas
+    return canvas, source

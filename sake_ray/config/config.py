@@ -42,6 +42,7 @@ class Config:
     tags: s.TagsConfig = dataclasses.field(default_factory=s.TagsConfig)
     secot: s.SecotConfig = dataclasses.field(default_factory=s.SecotConfig)
     sft: s.SftConfig = dataclasses.field(default_factory=s.SftConfig)
+    serve: s.ServeConfig = dataclasses.field(default_factory=s.ServeConfig)
 
     @property
     def run_dir(self) -> Path:

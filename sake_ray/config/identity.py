@@ -12,6 +12,7 @@ from typing import Any
 
 from sake_ray.config.config import Config
 from sake_ray.config.guard_section import GuardConfig
+from sake_ray.config.serve_section import ServeConfig
 from sake_ray.config.values import Value, show
 
 FREE = frozenset(
@@ -22,6 +23,8 @@ FREE = frozenset(
         "trainer.keep_checkpoints", "trainer.export_best", "tracking.backends", "tracking.project",
         # When it is said that a run goes wrong, and whether it ends then.
         *(f"guard.{field.name}" for field in dataclasses.fields(GuardConfig)),
+        # What becomes of the policy afterwards.
+        *(f"serve.{field.name}" for field in dataclasses.fields(ServeConfig)),
         # Who does the work and how it is shared out: no more than rounding, and when something happens.
         "search.workers", "search.cpus_per_worker", "search.timeout_s", "search.max_pending", "search.retries",
         "search.per_second", "search.burst", "search.concurrency", "search.breaker_failures", "search.breaker_s",

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from sake_ray.config.guard_section import GuardConfig
 from sake_ray.config.search_section import SearchConfig
+from sake_ray.config.serve_section import ServeConfig
 from sake_ray.config.values import Section, setting
 
 DTYPES = ("float32", "bfloat16")
@@ -309,5 +310,5 @@ class SftConfig(Section):
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig, DataConfig, WorldConfig, ModelConfig, PromptsConfig, EpisodeConfig, SearchConfig, RewardConfig,
     RolloutConfig, LearnerConfig, AlgorithmConfig, TrainerConfig, GuardConfig, EvalConfig, TrackingConfig, TagsConfig,
-    SecotConfig, SftConfig,
+    SecotConfig, SftConfig, ServeConfig,
 )  # fmt: skip

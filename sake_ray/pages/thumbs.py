@@ -68,12 +68,21 @@ class Thumbs:
         return Thumb(name)
 
 
-def _address(path: Path, size: tuple[int, int] | None, side: int) -> str:
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file")
-    picture = load_image(ImageRef(str(path), *(size or image_size(path))))
+def thumbnail(ref: ImageRef, side: int) -> str:
+    """A picture's `data:` address, its longer side at most `side` pixels.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    picture = load_image(ref)
     picture.thumbnail((side, side))
     packed = io.BytesIO()
     small = max(picture.size) <= _LOSSLESS_SIDE  # enlarged on the page, where blurred edges would show
     picture.save(packed, "WEBP", quality=_QUALITY, method=2, lossless=small)
     return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
+
+
+def _address(path: Path, size: tuple[int, int] | None, side: int) -> str:
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file")
+    return thumbnail(ImageRef(str(path), *(size or image_size(path))), side)

@@ -1,0 +1,1 @@
+"""The service's parts: engines that play episodes, search workers, and the ingress that speaks HTTP."""

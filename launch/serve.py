@@ -1,0 +1,103 @@
+"""Serve a trained policy: an HTTP API and a page, on Ray Serve.
+
+    python launch/serve.py                                  the policy of the last run under runs/, else the shipped one
+    python launch/serve.py model=mini|MODEL|RUN|CHECKPOINT [serve.port=8000] [section.field=value …]
+    python launch/serve.py serve.follow=RUN                 each new best policy of a run, as it is found
+    python launch/serve.py serve.compare=RUN_A,RUN_B        two policies side by side
+
+A run's policy comes with the run's own settings; --help lists all of them, docs/serving.md explains. Ctrl-C ends the
+service. Knows nothing of HTTP. Always holds: it listens on this machine alone unless there is a token; what cannot be
+is one sentence on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import ray
+
+from actors.placement import init_ray
+from launch.following import Follower
+from launch.script import REFUSED, STOPPED, held
+from launch.serving import JOB, Service, plan_service
+from launch.words import UsageError
+from sake_ray.config.cli import ConfigError
+from sake_ray.data.images import ImageError
+from sake_ray.data.problems import DataError
+from sake_ray.prompts import PromptError
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until Ctrl-C; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(f"{__doc__}\n")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        service = plan_service(arguments, stop)
+        if service is None:
+            return STOPPED
+        service.folder.mkdir(parents=True, exist_ok=True)
+        with held(service.folder), _ray(service.cpus):
+            return _serve(service, stop)
+    except (UsageError, ConfigError, DataError, ImageError, PromptError) as error:  # the process boundary
+        sys.stderr.write(f"{JOB}: {error}\n")
+        return REFUSED
+
+
+def _serve(service: Service, stop: threading.Event) -> int:
+    from actors.serving.deploy import SWAP_S, RunningService
+
+    running = RunningService.start(service.settings)
+    try:
+        log.info(
+            "serving %s", ", ".join(f"{each.card.model} as {each.card.name}" for each in service.settings.policies)
+        )
+        # Whoever started it may read standard output alone.
+        sys.stdout.write(f"serving at http://{service.settings.host}:{service.settings.port}/\n")
+        sys.stdout.flush()
+        follower: Follower | None = service.follower
+        while not stop.wait(service.every_s):
+            card = None if follower is None else follower.look()
+            if card is None:
+                continue
+            log.info("swapping in %s of %s", card.checkpoint, card.model)
+            behind = running.swap(card)
+            for engine in behind:
+                log.error("%s does not serve it after %.0f s", engine, SWAP_S)
+            log.info("serving %s (version %d)", card.checkpoint, card.version)
+            assert follower is not None
+            if not behind:
+                follower.forget_before(card)
+    finally:
+        log.info("stopping")
+        running.stop()
+    return 0
+
+
+@contextmanager
+def _ray(cpus: int) -> Iterator[None]:
+    scratch = init_ray(num_cpus=cpus, python_path=Path(__file__).resolve().parents[1])
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""From a command line to the settings of a service: which policies, their engines and search, limits, examples.
+
+Knows nothing of Ray or HTTP. Always holds: nothing is started before all of it is known to be usable; a policy of a run
+has the run's own settings, each of two policies its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.search_build import ToolSpec
+from actors.search_pool import PoolSettings
+from envs.fetch.picture import MAX_PIXELS
+from launch.following import Follower
+from launch.job_data import load_miniworld
+from launch.model_source import CONFIG, POLICY, ModelSource, find_model, policy_defaults
+from launch.pools import worker_settings
+from launch.run_checkpoints import BEST_POLICY
+from launch.search_tool import cache_dir, check_search
+from launch.serving_examples import example_posts
+from launch.starting import MINI
+from launch.words import UsageError, read_words
+from sake_ray.config.cli import ConfigError, config_or_exit
+from sake_ray.config.config import Config
+from sake_ray.serving.messages import PolicyCard
+from sake_ray.serving.request import RequestLimits
+
+if TYPE_CHECKING:
+    from actors.serving.deploy import Range, ServedPolicy, ServiceSettings
+
+log = logging.getLogger(__name__)
+JOB = "serve"
+RUNS = Path("runs")
+_NAMES = ("a", "b")
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service to start. `folder` is its own, `every_s` how often it looks at the run it follows."""
+
+    settings: ServiceSettings
+    folder: Path
+    cpus: int
+    follower: Follower | None
+    every_s: float
+
+
+def plan_service(arguments: Sequence[str], stop: threading.Event) -> Service | None:
+    """All of a service, checked; None when it was stopped while it waited for the first policy of a run.
+
+    Raises:
+        UsageError, ConfigError, DataError, ImageError, PromptError: what keeps it from being started.
+    """
+    from actors.serving.deploy import ServiceSettings
+    from actors.serving.ingress import IngressSettings
+
+    words = read_words([word for word in arguments if word.startswith("model=")], ("model",))
+    settings = [word for word in arguments if not word.startswith("model=")]
+    given = dict(word.partition("=")[::2] for word in settings)
+    follow, compare = given.get("serve.follow", ""), given.get("serve.compare", "")
+    if sum(map(bool, (words.get("model"), follow, compare))) > 1:
+        raise UsageError("give one of model=…, serve.follow=RUN and serve.compare=A,B")
+    sources = [find_model(name) for name in _split(compare)] if compare else []
+    if not sources and not follow:
+        sources = [find_model(words.get("model") or last_run())]
+    first = sources[0] if sources else _run(follow)
+    config = _config(first, settings)
+    serve, folder = config.serve, config.run_dir.resolve()
+    token = _token(config)
+    _check_address(serve.host, serve.port, token)
+    follower = None
+    if follow:
+        folder_of_copies = folder / "policies"
+        folder_of_copies.mkdir(parents=True, exist_ok=True)
+        follower = Follower(Path(follow).resolve(), _NAMES[0], folder_of_copies)
+        card = _first(follower, follow, serve.follow_every_s, stop)
+        if card is None:
+            return None
+        policies = [_policy(config, card)]
+    else:
+        policies = [
+            _policy(_config(source, settings), _card(source, name, folder))
+            for source, name in zip(sources, _NAMES, strict=False)
+        ]
+    ranges = {name: _range(name, getattr(serve, name)) for name in ("ingress", "engines", "searches")}
+    search = config.search
+    made = ServiceSettings(
+        policies=policies,
+        ingress=IngressSettings(
+            limits=RequestLimits(
+                max_text_chars=serve.max_text_chars,
+                max_body_bytes=serve.max_body_mib * _MIB,
+                max_batch=serve.max_batch,
+                text_searches=config.episode.text_searches,
+                image_searches=config.episode.image_searches,
+                deadline_s=serve.deadline_s,
+                urls=serve.urls,
+            ),
+            max_concurrent=serve.max_concurrent,
+            max_pixels=min(config.data.max_pixels, MAX_PIXELS),
+            body_s=serve.body_s,
+            fetch_s=serve.fetch_s,
+            allow_private=serve.allow_private,
+            token=token,
+            examples=tuple(example_posts(config)),
+        ),
+        pool=PoolSettings(search.timeout_s, max_pending=search.max_pending, per_query=policies[0].tool.web),
+        host=serve.host,
+        port=serve.port,
+        ingresses=ranges["ingress"],
+        engines=ranges["engines"],
+        searches=ranges["searches"],
+        per_engine=serve.per_engine,
+        search_cpus=search.cpus_per_worker,
+    )
+    return Service(made, folder, _cpus(made), follower, serve.follow_every_s)
+
+
+def last_run(runs: Path = RUNS) -> str:
+    """The run under `runs` that was begun last and has a policy, else the shipped policy."""
+    found = [
+        path.parent
+        for path in runs.glob(f"*/{CONFIG}")
+        if any((path.parent / name / CONFIG).is_file() for name in (BEST_POLICY, POLICY))
+    ]
+    if not found:
+        log.info("no run with a policy in %s: serving the shipped base model, which does not search", runs)
+        return MINI
+    return str(max(found, key=lambda run: (run / CONFIG).stat().st_mtime))
+
+
+def _config(source: ModelSource, settings: Sequence[str]) -> Config:
+    """The configuration of a policy: its run's settings, then the command line's."""
+    if source.settings:  # a run of `mini` has all that the preset would say
+        settings = [word for word in settings if word != f"preset={MINI}"]
+    name = Path(source.run).name if source.run else source.name
+    defaults = policy_defaults(source, settings, RUNS / f"serve-{name}")
+    config = config_or_exit(settings, job=JOB, defaults=defaults)
+    check_search(config)
+    return replace(config, rollout=replace(config.rollout, pause="wait", deadline_s=0.0))
+
+
+def _policy(config: Config, card: PolicyCard) -> ServedPolicy:
+    from actors.serving.deploy import ServedPolicy
+
+    root = Path(config.data.root).resolve() if config.data.root else load_miniworld(config).root
+    tool = ToolSpec(config.search, str(root), cache_dir(config), config.data.max_pixels)
+    return ServedPolicy(card, worker_settings(config, Path(card.folder)), tool)
+
+
+def _card(source: ModelSource, name: str, folder: Path) -> PolicyCard:
+    from launch.evaluating import policy_folder
+
+    made = policy_folder(source, folder)
+    return PolicyCard(name, source.name, str(made.resolve()), source.checkpoint)
+
+
+def _run(follow: str) -> ModelSource:
+    """The run that is followed, which may have no policy yet."""
+    from launch.model_source import run_source
+
+    return run_source(follow)
+
+
+def _first(follower: Follower, run: str, every_s: float, stop: threading.Event) -> PolicyCard | None:
+    told = False
+    while (card := follower.look()) is None:
+        if not told:
+            log.info("%s has no best policy yet; waiting for its first evaluation", run)
+            told = True
+        if stop.wait(every_s):
+            return None
+    return card
+
+
+def _split(compare: str) -> list[str]:
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    if len(names) != len(_NAMES):
+        raise ConfigError(f"serve.compare={compare}: must be two policies with a comma between")
+    return names
+
+
+def _token(config: Config) -> str:
+    name = config.serve.token_env
+    if not name:
+        return ""
+    token = os.environ.get(name, "").strip()
+    if len(token) < 16:
+        raise ConfigError(
+            f"serve.token_env={name}: the variable holds {'no token' if not token else 'fewer than 16 characters'}; "
+            f'export {name}="$(openssl rand -hex 32)", say'
+        )
+    return token
+
+
+def _check_address(host: str, port: int, token: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ConfigError(f"serve.host={host}: must be an IP address; nearest: serve.host=127.0.0.1") from None
+    if not loopback and not token:
+        raise ConfigError(
+            f"serve.host={host}: others can reach it, so a token is needed: serve.token_env=NAME of a variable that "
+            "holds one; or stay on this machine with serve.host=127.0.0.1"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"serve.port={port}: cannot listen at {host}: {error.strerror}; choose another") from None
+
+
+def _range(name: str, text: str) -> Range:
+    low, _, high = text.partition(":")
+    if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
+        raise ConfigError(f"serve.{name}={text}: must be MIN:MAX, whole numbers from 1; nearest: serve.{name}=1:2")
+    return int(low), int(high)
+
+
+def _cpus(settings: ServiceSettings) -> int:
+    """What a Ray of this machine alone must believe to have."""
+    engines = sum(settings.engines[1] * policy.settings.resources.cpus for policy in settings.policies)
+    searches = settings.searches[1] * settings.search_cpus * len(settings.policies)
+    return max(2, round(engines + searches + 1.5))
