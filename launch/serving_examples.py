@@ -16,14 +16,14 @@ from envs.fetch.refusal import FetchRefused
 from launch.job_data import load_miniworld
 from sake_ray.config.config import Config
 from sake_ray.data.images import MAX_IMAGE_BYTES
-from sake_ray.data.json_files import read_values
+from sake_ray.data.json_files import read_text, read_values
 from sake_ray.data.problems import DataError
 from sake_ray.types import Difficulty, Example
 
 MINIWORLD, YOURS = "MiniWorld", "yours"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 _MOST, _EACH = 200, 4
-_PIXELS = 1_000_000
+_PIXELS, _CHARS = 1_000_000, 4_000
 
 
 def example_posts(config: Config) -> list[ExamplePost]:
@@ -56,7 +56,7 @@ def _own(folder: Path) -> Iterator[ExamplePost]:
     if not rows:
         raise DataError(f"serve.examples={folder}: holds neither posts.jsonl nor a picture with a .txt beside it")
     for text, picture, note in rows[:_MOST]:
-        if picture.resolve().parent != folder.resolve() or not picture.is_file():
+        if not _inside(picture, folder):
             raise DataError(f"{picture}: no picture in serve.examples={folder}")
         if picture.stat().st_size > MAX_IMAGE_BYTES:
             raise DataError(f"{picture}: larger than {MAX_IMAGE_BYTES} bytes")
@@ -73,9 +73,20 @@ def _rows(folder: Path) -> Iterator[tuple[str, Path, str]]:
         for line, row in read_values(listed):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("text", "image")):
                 raise DataError(f"{listed}:{line}: must be an object with text and image")
-            yield row["text"], folder / row["image"], str(row.get("note", ""))
+            yield _post(row["text"], f"{listed}:{line}"), folder / row["image"], str(row.get("note", ""))
         return
     for picture in sorted(folder.iterdir()):
         text = picture.with_suffix(".txt")
-        if picture.suffix.lower() in _SUFFIXES and text.is_file():
-            yield text.read_text(encoding="utf-8").strip()[:4_000], picture, ""
+        if picture.suffix.lower() in _SUFFIXES and _inside(text, folder):
+            yield _post(read_text(text), str(text)), picture, ""
+
+
+def _post(text: str, where: str) -> str:
+    if not text.strip():
+        raise DataError(f"{where}: the post is empty")
+    return text.strip()[:_CHARS]
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    """Whether it is a file in the folder, and no link out of it."""
+    return file.is_file() and file.resolve().parent == folder.resolve()

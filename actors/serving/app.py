@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, aclosing
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from actors.serving.bodies import FORM, JSON, read_asked, read_body
 from actors.serving.desk import Desk
 from actors.serving.examples import Examples
+from envs.fetch.picture import MAX_PIXELS
 from sake_ray.pages.service_files import INDEX, service_files
 from sake_ray.serving.messages import Event
 from sake_ray.serving.problems import MEDIA_TYPE, Problem
@@ -29,7 +31,6 @@ from sake_ray.serving.request import Asked, BatchBody, ExtractBody, read_batch, 
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 10.0
-_QUEUE = 256
 _CODES = {404: "not-found", 405: "method"}
 
 Metrics = Callable[[], Awaitable[str]]
@@ -52,7 +53,7 @@ def build_app(desk: Desk, examples: Examples, metrics: Metrics, *, body_s: float
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _problem(Problem(_CODES.get(error.status_code, "bad-request"), str(error.detail)))
+        return _problem(Problem(_CODES.get(error.status_code, "bad-request"), str(error.detail)), error.headers)
 
     async def fault(request: Request, error: Exception) -> Response:
         logger.error("a request to %s failed", request.url.path, exc_info=error)
@@ -68,20 +69,12 @@ def _add_api(app: FastAPI, desk: Desk, body_s: float) -> None:
     @app.post("/v1/extract", openapi_extra=_body(ExtractBody, form=True), responses=_answers("entities and trace"))
     async def extract(request: Request) -> Response:
         """Find the entities of a post; with `stream`, server-sent events turn by turn."""
-        place = desk.place()
-        place.__enter__()
-        left = False
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(desk.place())
             asked = await read_asked(request, desk.limits, body_s)
             if not asked.stream:
-                return JSONResponse(await _unless_gone(request, desk.answer(asked)))
-            left = True
-            return StreamingResponse(
-                _lines(desk, asked, place), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-            )
-        finally:
-            if not left:
-                place.__exit__(None, None, None)
+                return _json(await _unless_gone(request, desk.answer(asked)))
+            return _Stream(_lines(desk, asked), stack.pop_all())
 
     @app.post("/v1/extract/batch", openapi_extra=_body(BatchBody), responses=_answers("one result or problem an item"))
     async def batch(request: Request) -> Response:
@@ -89,7 +82,7 @@ def _add_api(app: FastAPI, desk: Desk, body_s: float) -> None:
         with desk.place():
             body = await read_body(request, desk.limits, body_s)
         items = read_batch(await asyncio.to_thread(read_json, body, desk.limits), desk.limits)
-        return JSONResponse({"results": await _unless_gone(request, desk.batch(items))})
+        return _json({"results": await _unless_gone(request, desk.batch(items))})
 
 
 def _add_looks(app: FastAPI, desk: Desk, examples: Examples, metrics: Metrics, token: bool) -> None:
@@ -99,16 +92,17 @@ def _add_looks(app: FastAPI, desk: Desk, examples: Examples, metrics: Metrics, t
         limits = desk.limits
         shown = {
             "max_text_chars": limits.max_text_chars, "max_body_bytes": limits.max_body_bytes,
+            "max_image_pixels": MAX_PIXELS,
             "text_searches": limits.text_searches, "image_searches": limits.image_searches,
             "max_deadline_s": limits.deadline_s, "max_batch": limits.max_batch,
         }  # fmt: skip
         cards = [card.shown() for card in await desk.cards()]
-        return JSONResponse({"policies": cards, "limits": shown, "token": token})
+        return _json({"policies": cards, "limits": shown, "token": token})
 
     @app.get("/v1/examples")
     async def listed() -> Response:
         """Posts to try."""
-        return JSONResponse({"examples": examples.shown()})
+        return _json({"examples": examples.shown()})
 
     @app.get("/v1/examples/{name}/image")
     async def picture(name: str) -> Response:
@@ -121,13 +115,13 @@ def _add_looks(app: FastAPI, desk: Desk, examples: Examples, metrics: Metrics, t
     @app.get("/health")
     async def health() -> Response:
         """Whether this process answers."""
-        return JSONResponse({"status": "ok"})
+        return _json({"status": "ok"})
 
     @app.get("/ready")
     async def ready() -> Response:
         """Whether every policy has an engine that answers."""
         await desk.cards()
-        return JSONResponse({"status": "ready"})
+        return _json({"status": "ready"})
 
     @app.get("/metrics")
     async def numbers() -> Response:
@@ -173,12 +167,27 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _lines(desk: Desk, asked: Asked, place: Any) -> AsyncGenerator[bytes, None]:
+class _Stream(StreamingResponse):
+    """Server-sent events; a place is held until they are out or the client has left, however early."""
+
+    def __init__(self, lines: AsyncGenerator[bytes, None], place: ExitStack) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._lines = lines
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            async with aclosing(self._lines):
+                await super().__call__(scope, receive, send)
+
+
+async def _lines(desk: Desk, asked: Asked) -> AsyncGenerator[bytes, None]:
     """The events of a request, as they go over the wire, with a sign of life in the pauses.
 
-    The work is a task of its own: it has a deadline, which must not strike while a slow client is waited for here.
+    The work is a task of its own, and never waits for the client: its deadline must not strike while it does. An
+    episode's events are few.
     """
-    events: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUE)
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
     work = asyncio.create_task(_pump(desk, asked, events))
     try:
         while True:
@@ -193,31 +202,30 @@ async def _lines(desk: Desk, asked: Asked, place: Any) -> AsyncGenerator[bytes, 
     finally:
         work.cancel()
         await asyncio.wait({work})
-        place.__exit__(None, None, None)
 
 
 async def _pump(desk: Desk, asked: Asked, events: asyncio.Queue[Event | None]) -> None:
     try:
-        async with aclosing(_following(desk, asked)) as following:
+        async with aclosing(desk.follow(asked)) as following:
             async for event in following:
-                await events.put(event)
+                events.put_nowait(event)
     except Problem as problem:
-        await events.put(Event("error", problem.shown()))
+        events.put_nowait(Event("error", problem.shown()))
     except Exception:  # the process boundary: a stream must end with a word to the client
         logger.exception("a streamed request failed")
-        await events.put(Event("error", Problem("internal", "a fault of the service; its log says more").shown()))
-    await events.put(None)
+        events.put_nowait(Event("error", Problem("internal", "a fault of the service; its log says more").shown()))
+    finally:
+        events.put_nowait(None)
 
 
-async def _following(desk: Desk, asked: Asked) -> AsyncGenerator[Event, None]:
-    followed: AsyncIterator[Event] = desk.follow(asked)
-    async for event in followed:
-        yield event
-
-
-def _problem(problem: Problem) -> Response:
+def _problem(problem: Problem, more: Mapping[str, str] | None = None) -> Response:
     headers = {} if problem.retry_s is None else {"Retry-After": str(max(1, round(problem.retry_s)))}
-    return JSONResponse(problem.shown(), problem.status, headers, MEDIA_TYPE)
+    return _json(problem.shown(), problem.status, {**headers, **(more or {})}, MEDIA_TYPE)
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None, media_type: str = JSON) -> Response:
+    """A JSON answer, in ASCII: what the web was searched for may have half characters, which UTF-8 has not."""
+    return Response(json.dumps(value), status, headers, media_type)
 
 
 def _body(model: type[Any], *, form: bool = False) -> dict[str, Any]:

@@ -78,7 +78,7 @@ async def _read_form(request: Request, body: bytes, limits: RequestLimits) -> As
     )
     try:
         form = await parser.parse()
-    except (MultiPartException, ParseError, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, ParseError, KeyError, UnicodeError) as error:
         words = error.message if isinstance(error, MultiPartException) else "it is broken"
         raise Problem("bad-request", f"the form cannot be read: {words}"[:300]) from None
     try:

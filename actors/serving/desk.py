@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -112,7 +112,7 @@ class Desk:
                     await _wait_for_another(error, attempt)
         raise AssertionError("unreachable")
 
-    async def follow(self, asked: Asked) -> AsyncIterator[Event]:
+    async def follow(self, asked: Asked) -> AsyncGenerator[Event, None]:
         """All events of a request that has a place; the last one is its result.
 
         Raises:
@@ -134,6 +134,7 @@ class Desk:
                                 return
                             if event.name != "start" or attempt == 1:
                                 yield event
+                    raise EngineGone("it ended without a last event")
                 except EngineGone as error:
                     await _wait_for_another(error, attempt)
 
@@ -148,7 +149,7 @@ class Desk:
 
             async def one(item: dict[str, Any]) -> dict[str, Any]:
                 try:
-                    asked = read_extract(item, self.limits)
+                    asked = await asyncio.to_thread(read_extract, item, self.limits)
                     if asked.stream:
                         raise invalid("stream", "a batch is not streamed")
                     async with free:

@@ -64,14 +64,14 @@ class Guard:
         host = headers.get("host", "")
         if not self._token and _name(host) not in _OWN_NAMES:
             raise Problem("forbidden", "this service answers to localhost alone; give it a token to open it")
-        origin = headers.get("origin", "")
-        if origin not in ("", "null") and urlsplit(origin).netloc != host:
+        # "null" is what sandboxed frames of any page send; the service's own page is never in one.
+        if "origin" in headers and _place(headers["origin"]) != host:
             raise Problem("forbidden", "pages of other origins may not ask this service")
         path = scope["path"]
         if not self._token or not path.startswith(_GUARDED) or path in _OPEN:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
             raise Problem("unauthorized", "send Authorization: Bearer TOKEN")
 
 
@@ -94,6 +94,14 @@ def _name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an Origin header; None where it names none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _route(path: str) -> str:

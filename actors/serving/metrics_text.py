@@ -29,7 +29,14 @@ async def gather(addresses: Sequence[str]) -> str:
 async def _ask(session: aiohttp.ClientSession, address: str) -> str | None:
     try:
         async with session.get(address) as response:
-            return (await response.content.read(_MAX_BYTES)).decode("utf-8", "replace") if response.ok else None
+            if not response.ok:
+                return None
+            text = bytearray()
+            async for piece in response.content.iter_any():
+                text += piece
+                if len(text) > _MAX_BYTES:
+                    return None  # half a family would be worse than none
+            return text.decode("utf-8", "replace")
     except (aiohttp.ClientError, TimeoutError):
         return None
 
@@ -40,7 +47,7 @@ def merged(texts: Iterable[str]) -> str:
     samples: dict[str, list[str]] = {}
     for text in texts:
         family = ""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             words = line.split(" ", 3)
             if line.startswith(("# HELP ", "# TYPE ")) and len(words) >= 3:
                 family = words[2]
