@@ -8,11 +8,9 @@ that answers nobody ends the evaluation instead of being asked for every post.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from envs.chat_client import ChatClient, ChatError, ChatRefused
 from envs.endpoint_policy import ChatEpisode, EndpointPolicy
@@ -20,19 +18,16 @@ from envs.episode import EpisodeLimits
 from envs.rate_limit import Limits, RateLimiter
 from envs.search_env import NoSearch
 from envs.tools.api import ApiSettingsError
-from envs.tools.base import ToolClient
-from envs.tools.registry import is_web, make_tool
 from envs.tools.web_tool import SearchSpent
 from launch.display import RunDisplay
 from launch.evaluating import episode_config, episode_prompts, finish, load_posts, open_episodes, told
 from launch.evaluating_options import Options
-from launch.search_tool import cache_dir, open_web_tool
+from launch.search_tool import open_search
 from rewards.evaluation.report import Provenance
 from sake_ray.coldstart.all_posts import for_all
 from sake_ray.config.config import Config
 from sake_ray.config.values import ConfigError
 from sake_ray.data.problems import DataError
-from sake_ray.interfaces import SearchClient
 from sake_ray.trajectory import Trajectory
 from sake_ray.types import Example
 
@@ -54,6 +49,7 @@ async def evaluate_endpoint(config: Config, options: Options, display: RunDispla
     missing = [example for example in examples if file.missing(example, options.answers)]
     failures = _Failures()
     if missing:
+        searching = open_search(config, data.root) if options.tools else contextlib.nullcontext(NoSearch())
         client = _client(config, options)
         policy = _policy(config, options, client)
 
@@ -74,7 +70,7 @@ async def evaluate_endpoint(config: Config, options: Options, display: RunDispla
                 file.add(told_as_trajectory(episode), sample, seed, **counts)
 
         try:
-            async with _search_client(config, options, data.root) as search:
+            async with searching as search:
                 await for_all(missing, one, at_once=options.concurrency, total=len(examples), on_post=told(display))
         except (ChatRefused, SearchSpent, ApiSettingsError) as error:
             raise DataError(f"{error}; the same command goes on from there") from error
@@ -147,28 +143,3 @@ def _policy(config: Config, options: Options, client: ChatClient) -> EndpointPol
         max_result_chars=config.search.max_chars,
         temperature=config.rollout.temperature if options.samples else 0.0,
     )
-
-
-@asynccontextmanager
-async def _search_client(config: Config, options: Options, root: Path) -> AsyncIterator[SearchClient]:
-    """The configured search tool in this process, or none without tools.
-
-    Raises:
-        ConfigError: a search setting that cannot be.
-    """
-    settings = config.search
-    if not options.tools:
-        yield NoSearch()
-        return
-    try:
-        local = (
-            None if is_web(settings.provider) else await asyncio.to_thread(make_tool, settings, default_root=str(root))
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if local is not None:
-        yield ToolClient(local, timeout_s=settings.timeout_s)
-        return
-    async with open_web_tool(settings, cache_dir(config), config.data.max_pixels) as web:
-        # The tool keeps the deadline of each query by itself; this one is for what it would not have thought of.
-        yield ToolClient(web, timeout_s=settings.timeout_s + 5.0)

@@ -1,4 +1,4 @@
-"""A web tool in this very process, without Ray: for trying a search and for filling the cache before a run.
+"""Search in this very process, without Ray: for trying it, filling the cache before a run, and single episodes.
 
 Knows nothing of what is asked. Always holds: the limits are kept by a limiter of this process, and the budget of the
 day is the one that jobs with the same cache folder spend from; whatever was opened is closed.
@@ -6,18 +6,21 @@ day is the one that jobs with the same cache folder spend from; whatever was ope
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from envs.limiter.ledger import Ledger
 from envs.limiter.service import LimiterService
-from envs.tools.registry import is_web
+from envs.tools.base import ToolClient
+from envs.tools.registry import is_web, make_tool
 from envs.tools.web_build import LEDGER, check_web_settings, make_web_tool
 from envs.tools.web_tool import SearchSpent, Trace, WebTool
 from sake_ray.config.config import Config
 from sake_ray.config.search_section import SearchConfig
 from sake_ray.config.values import ConfigError
+from sake_ray.interfaces import SearchClient
 
 CACHE_FOLDER = "search_cache"
 
@@ -76,6 +79,28 @@ async def open_web_tool(
     finally:
         await tool.close()
         await limiter.close()
+
+
+@asynccontextmanager
+async def open_search(config: Config, default_root: Path) -> AsyncIterator[SearchClient]:
+    """The configured search, of whatever provider, until the context is left.
+
+    `default_root` is the data set's own encyclopaedia.
+
+    Raises:
+        ConfigError: a search setting that cannot be.
+    """
+    settings = config.search
+    if is_web(settings.provider):
+        async with open_web_tool(settings, cache_dir(config), config.data.max_pixels) as web:
+            # The tool keeps the deadline of each query by itself; this one is for what it would not have thought of.
+            yield ToolClient(web, timeout_s=settings.timeout_s + 5.0)
+        return
+    try:
+        tool = await asyncio.to_thread(make_tool, settings, default_root=str(default_root))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    yield ToolClient(tool, timeout_s=settings.timeout_s)
 
 
 def _ledger(settings: SearchConfig, folder: Path) -> Ledger | None:

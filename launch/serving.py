@@ -73,7 +73,7 @@ def plan_service(arguments: Sequence[str], stop: threading.Event) -> Service | N
     if not sources and not follow:
         sources = [find_model(words.get("model") or last_run())]
     first = sources[0] if sources else _run(follow)
-    config = _config(first, settings)
+    config = policy_config(first, settings)
     serve, folder = config.serve, config.run_dir.resolve()
     token = _token(config)
     _check_address(serve.host, serve.port, token)
@@ -88,7 +88,7 @@ def plan_service(arguments: Sequence[str], stop: threading.Event) -> Service | N
         policies = [_policy(config, card)]
     else:
         policies = [
-            _policy(_config(source, settings), _card(source, name, folder))
+            _policy(policy_config(source, settings), policy_card(source, name, folder))
             for source, name in zip(sources, _NAMES, strict=False)
         ]
     ranges = {name: _range(name, getattr(serve, name)) for name in ("ingress", "engines", "searches")}
@@ -138,13 +138,13 @@ def last_run(runs: Path = RUNS) -> str:
     return str(max(found, key=lambda run: (run / CONFIG).stat().st_mtime))
 
 
-def _config(source: ModelSource, settings: Sequence[str]) -> Config:
-    """The configuration of a policy: its run's settings, then the command line's."""
+def policy_config(source: ModelSource, settings: Sequence[str], job: str = JOB) -> Config:
+    """The configuration of a policy: its run's settings, then the command line's; `job` is who complains of them."""
     if source.settings:  # a run of `mini` has all that the preset would say
         settings = [word for word in settings if word != f"preset={MINI}"]
     name = Path(source.run).name if source.run else source.name
     defaults = policy_defaults(source, settings, RUNS / f"serve-{name}")
-    config = config_or_exit(settings, job=JOB, defaults=defaults)
+    config = config_or_exit(settings, job=job, defaults=defaults)
     check_search(config)
     return replace(config, rollout=replace(config.rollout, pause="wait", deadline_s=0.0))
 
@@ -152,12 +152,21 @@ def _config(source: ModelSource, settings: Sequence[str]) -> Config:
 def _policy(config: Config, card: PolicyCard) -> ServedPolicy:
     from actors.serving.deploy import ServedPolicy
 
-    root = Path(config.data.root).resolve() if config.data.root else load_miniworld(config).root
-    tool = ToolSpec(config.search, str(root), cache_dir(config), config.data.max_pixels)
+    tool = ToolSpec(config.search, str(data_root(config)), cache_dir(config), config.data.max_pixels)
     return ServedPolicy(card, worker_settings(config, Path(card.folder)), tool)
 
 
-def _card(source: ModelSource, name: str, folder: Path) -> PolicyCard:
+def data_root(config: Config) -> Path:
+    """The folder whose encyclopaedia a policy searches by default; MiniWorld's is written on first use."""
+    return Path(config.data.root).resolve() if config.data.root else load_miniworld(config).root
+
+
+def policy_card(source: ModelSource, name: str, folder: Path) -> PolicyCard:
+    """The policy of a source under a name; that of a training checkpoint is written into `folder` once.
+
+    Raises:
+        DataError: the checkpoint does not fit the model that its run started from.
+    """
     from launch.evaluating import policy_folder
 
     made = policy_folder(source, folder)
