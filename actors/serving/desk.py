@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 RETRY_S = 2.0
 _ATTEMPTS = 3
 _GRACE_S = 1.0
+_PAUSE_S = 0.1
 _READY_S = 5.0
 
 
@@ -256,4 +257,4 @@ async def _wait_for_another(error: EngineGone, attempt: int) -> None:
     if attempt >= _ATTEMPTS:
         raise Problem("unavailable", "the engine was lost, again and again; ask later", retry_s=RETRY_S) from error
     logger.warning("an order lost its engine (attempt %d): %s", attempt, error)
-    await asyncio.sleep(0.1 * attempt)
+    await asyncio.sleep(_PAUSE_S * attempt)

@@ -158,7 +158,15 @@ def test_a_key_twice_and_no_number_are_bad_json() -> None:
 
 def test_a_batch_is_a_list_of_objects_of_at_most_so_many() -> None:
     assert read_batch({"items": [GOOD, {"any": 1}]}, LIMITS) == [GOOD, {"any": 1}]
-    for value in ({"items": [GOOD] * 4}, {"items": []}, {"items": [1]}, {"items": {}}, [], {"items": [GOOD], "a": 1}):
+    values: list[Any] = [
+        {"items": [GOOD] * 4},
+        {"items": []},
+        {"items": [1]},
+        {"items": {}},
+        [],
+        {"items": [GOOD], "a": 1},
+    ]
+    for value in values:
         with pytest.raises(Problem) as refused:
             read_batch(value, LIMITS)
         assert refused.value.status == 422
