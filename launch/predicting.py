@@ -90,7 +90,7 @@ def one_post(text: str, picture: Path) -> Post:
         DataError: it has no text or no picture.
     """
     if wrong := _wrong(text, picture):
-        raise DataError(f"{wrong[0]}={wrong[1]}")
+        raise DataError(f"{wrong[0]}: {wrong[1]}")
     return Post(picture.stem, text, picture)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 from collections.abc import Mapping
 from types import TracebackType
@@ -78,9 +79,9 @@ class ServiceClient:
             except TimeoutError:
                 return _problem(Problem("deadline", f"{self._url} said nothing within {self._give_up_s:g} seconds"))
             except aiohttp.ClientConnectorError as error:
+                why = os.strerror(error.errno) if (error.errno or 0) > 0 else "it cannot be reached"
                 raise AskingEnded(
-                    f"nothing answers at {self._url} ({error.strerror or 'it cannot be reached'}); is the service "
-                    "running? python launch/serve.py starts one"
+                    f"nothing answers at {self._url} ({why}); is the service running? python launch/serve.py starts one"
                 ) from error
             except aiohttp.ClientError as error:  # cut off in the middle: a replica that went
                 reply = _problem(Problem("unavailable", f"{self._url} broke off ({type(error).__name__})"))
