@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +31,8 @@ MAX_PIXELS = 1_200
 
 
 class FakeEngines:
-    """Takes the next scripted end of an order: result, late, refused, gone, hang, crash or nothing (just stops)."""
+    """Takes the next scripted end of an order: result, late, refused, gone, crash, hang, talk (much,
+    then hang) or nothing (just stops)."""
 
     def __init__(self, name: str = "a") -> None:
         self.policy = PolicyCard(name, f"run-{name}/best_policy", "/secret/folder", "step-000007", 4)
@@ -41,6 +42,9 @@ class FakeEngines:
         self.cancelled = 0
         self.ready = True
         self.begun = asyncio.Event()
+        self.going = asyncio.Event()
+        self.going.set()
+        self.most = 0
 
     async def play(self, order: Order) -> Event:
         events = [event async for event in self.events(order)]
@@ -50,16 +54,19 @@ class FakeEngines:
         end = self.ends.pop(0) if self.ends else "result"
         self.orders.append(order)
         self.under_way += 1
+        self.most = max(self.most, self.under_way)
         try:
             yield Event("start", {"id": order.id, "policy": self.policy.shown(), "image": {}})
             yield Event("delta", {"turn": 0, "text": "line\nline"})
             self.begun.set()
-            await asyncio.sleep(0)
+            await self.going.wait()
             if end == "gone":
                 raise EngineGone("killed by the test")
             if end == "crash":
                 raise RuntimeError("a bug, told nobody: /secret/folder")
-            if end == "hang":
+            for _ in range(600 if end == "talk" else 0):
+                yield Event("delta", {"turn": 0, "text": "more"})
+            if end in ("hang", "talk"):
                 await asyncio.Event().wait()
             if end == "result":
                 yield Event("result", result_of(order, self.policy))
@@ -156,14 +163,18 @@ async def ask(
     leave: asyncio.Event | None = None,
     leave_after: int | None = None,
     spec: str = "2.3",
-    seen: Callable[[bytes], None] | None = None,
+    reads: asyncio.Event | None = None,
     **content: Any,
 ) -> Answer:
     """One request; `content` is httpx's (json, data, files, content), or `pieces` come as the body.
 
-    The client leaves when `leave` is set, or after it was sent `leave_after` messages. With `spec` 2.4 the server says
+    The client leaves when `leave` is set, or after it was sent `leave_after` messages; it takes nothing of the
+    body before `reads` is set. With `spec` 2.4 the server says
     so by failing sends, before that by a message.
     """
+    if "json" in content:  # httpx would refuse half a character
+        content["content"] = json.dumps(content.pop("json")).encode()
+        headers = {"content-type": "application/json", **(headers or {})}
     request = httpx.Request(method, f"http://localhost:8000{path}", headers=headers, **content)
     # Headers that were given override those that httpx makes.
     given = {name.lower() for name in headers or {}}
@@ -194,6 +205,8 @@ async def ask(
             gone.set()
         sent += 1
         await asyncio.sleep(0)
+        if reads is not None and sent > 1:
+            await reads.wait()
         if gone.is_set():
             if spec == "2.4":
                 raise OSError("the client left")
@@ -203,8 +216,6 @@ async def ask(
             answer.headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
         else:
             answer.body += message.get("body", b"")
-            if seen is not None:
-                seen(answer.body)
 
     url = request.url
     scope = {
