@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.episode import EpisodeLimits, run_episode, turn_seed, without_last_images
-from sake_ray.trajectory import Segment, Trajectory
+from sake_ray.trajectory import Segment, Trajectory, Turn
 from sake_ray.types import (
     Answer,
     Completion,
@@ -282,6 +282,41 @@ async def test_at_its_deadline_an_episode_ends_with_its_whole_turns_and_cancels_
     assert trajectory.stop_reason is StopReason.DEADLINE and waiting.cancelled
     assert len(trajectory.turns) == (0 if where == "engine" else 1)
     check_aligned(trajectory)
+
+
+class Watching:
+    """Notes what it is told, and whether the trajectory already had it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, str]] = []
+
+    def turned(self, index: int, turn: Turn, trajectory: Trajectory) -> None:
+        assert trajectory.turns[index] is turn and len(trajectory.turns) == index + 1 and turn.observation is None
+        assert trajectory.loss_mask[-len(turn.text) :] == [1] * len(turn.text) and not trajectory.done
+        self.told.append(("turned", index, turn.text))
+
+    def searched(self, index: int, turn: Turn) -> None:
+        assert turn.observation is not None
+        self.told.append(("searched", index, turn.observation.results[0].text))
+
+
+async def test_a_watch_is_told_of_each_turn_and_search_as_it_comes_and_changes_nothing() -> None:
+    watch, bare = Watching(), await run(ScriptedPolicy(TEXT, IMAGE, ANSWER))
+    watched = await run_episode(
+        EXAMPLE,
+        policy=ScriptedPolicy(TEXT, IMAGE, ANSWER),
+        codec=PadCodec(),
+        search=PictureSearch(),
+        limits=EpisodeLimits(),
+        seed=11,
+        trajectory_id="t1",
+        watch=watch,
+    )
+    assert watch.told == [
+        ("turned", 0, TEXT), ("searched", 0, "words"), ("turned", 1, IMAGE), ("searched", 1, "words"),
+        ("turned", 2, ANSWER),
+    ]  # fmt: skip
+    assert (watched.token_ids, watched.stop_reason) == (bare.token_ids, bare.stop_reason)
 
 
 async def test_a_bug_in_the_search_stops_the_episode() -> None:

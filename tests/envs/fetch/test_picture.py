@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import random
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from envs.fetch.picture import SUFFIX, PreparedPicture, prepare_in_thread, prepare_picture
 from envs.fetch.refusal import FetchReason, FetchRefused
-from sake_ray.data.images import load_image
+from sake_ray.data.images import load_image, processed_image
 from sake_ray.types import ImageRef
 from tests.envs.fetch import hostile_pictures as pictures
 
@@ -67,6 +70,35 @@ def test_large_ones_are_shrunk_by_the_rule_and_small_ones_left() -> None:
     for max_pixels, size in ((600, (30, 20)), (2399, (59, 39)), (2400, (60, 40)), (MAX_PIXELS, (60, 40))):
         picture = prepare_picture(pictures.jpeg(), max_pixels=max_pixels)
         assert (picture.width, picture.height) == size
+
+
+@given(st.integers(8, 80), st.integers(8, 80), st.integers(50, 2_000), st.integers(2, 6), st.integers())
+@example(10, 10, 200, 10, 0)  # below the least
+@example(30, 20, 200, 10, 0)  # between
+@example(60, 50, 200, 10, 0)  # above the most
+def test_a_lossless_picture_shows_a_model_the_very_pixels_of_the_original(
+    width: int, height: int, min_pixels: int, times: int, seed: int
+) -> None:
+    noise = Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
+    original, max_pixels = pictures.encoded(noise, "PNG"), min_pixels * times
+    picture = prepare_picture(original, max_pixels=max_pixels, lossless=True)
+    assert (picture.suffix, picture.source) == (".png", (width, height))
+    prepared = ImageRef("prepared", picture.width, picture.height, data=picture.data)
+    seen = [
+        processed_image(ref, min_pixels, max_pixels)
+        for ref in (ImageRef("original", width, height, data=original), prepared)
+    ]
+    assert seen[0].size == seen[1].size and seen[0].tobytes() == seen[1].tobytes()
+
+
+@pytest.mark.parametrize(("max_pixels", "size"), [(MAX_PIXELS, (40, 60)), (600, (20, 30))])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_source_is_the_upright_original_however_it_is_shrunk(
+    max_pixels: int, size: tuple[int, int], lossless: bool
+) -> None:
+    picture = prepare_picture(pictures.sideways_jpeg(), max_pixels=max_pixels, lossless=lossless)
+    assert (picture.source, (picture.width, picture.height)) == ((40, 60), size)
+    assert like(shown(picture).getpixel((size[0] // 2, 1)), RED) and pictures.SECRET not in picture.data
 
 
 def test_shrinking_never_makes_a_picture_too_thin_to_be_shown() -> None:
