@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,7 @@ class EpisodePlayer:
             last = event
         return last
 
-    async def events(self, order: Order) -> AsyncIterator[Event]:
+    async def events(self, order: Order) -> AsyncGenerator[Event, None]:
         """All events of an order; leaving the iteration ends the episode."""
         watch = _Watch()
         async with self._gate.episode(), _task(self._episode(order, watch)) as playing:

@@ -158,7 +158,7 @@ async def test_whoever_stops_listening_ends_the_episode(where: str) -> None:
     player = await player_on(engine, search=search)
     (engine.going if where == "generation" else search.gate).clear()
     wanted = "delta" if where == "generation" else "turn"
-    async with aclosing(player.events(ORDER)) as events:  # type: ignore[type-var]
+    async with aclosing(player.events(ORDER)) as events:
         async for event in events:
             if event.name == wanted:
                 break
