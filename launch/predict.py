@@ -162,21 +162,23 @@ def _predict(words: Words, settings: Sequence[str], posts: list[Post]) -> int:
 async def _one(words: Words, plan: LocalPlan | None, post: Post, output: Path) -> int:
     async with _asker(words, plan, 1) as asker:
         reply = await asker.ask(post)
-    if reply.result is None:
-        sys.stderr.write(f"{JOB}: {reply.said()}\n")
-        return UNANSWERED
-    target = output / f"{post.id}.entities.png"
-    try:
-        await asyncio.to_thread(draw, post, reply.result, target)
-    except OSError as error:
-        raise DataError(f"output={output}: the picture cannot be written: {error.strerror}") from error
-    if words.json:
-        sys.stdout.write(json.dumps(reply.result, ensure_ascii=False, indent=1) + "\n")
-        return 0
-    from launch.predicting_shown import show as show_result
+        if reply.result is None:
+            sys.stderr.write(f"{JOB}: {reply.said()}\n")
+            return UNANSWERED
+        target = output / f"{post.id}.entities.png"
+        try:
+            await asyncio.to_thread(draw, post, reply.result, target)
+        except OSError as error:
+            raise DataError(f"output={output}: the picture cannot be written: {error.strerror}") from error
+        # Told before the model is put away, which takes seconds.
+        if words.json:
+            sys.stdout.write(json.dumps(reply.result, ensure_ascii=False, indent=1) + "\n")
+        else:
+            from launch.predicting_shown import show as show_result
 
-    show_result(reply.result, sys.stdout)
-    sys.stderr.write(f"{JOB}: the picture with the boxes: {target}\n")
+            show_result(reply.result, sys.stdout)
+            sys.stderr.write(f"{JOB}: the picture with the boxes: {target}\n")
+        sys.stdout.flush()
     return 0
 
 
@@ -237,8 +239,13 @@ async def _until_stopped(work: Any) -> int:
     """The status of the work; Ctrl-C ends it where it stands."""
     task: asyncio.Task[int] = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if not task.cancelling():  # a second Ctrl-C does not cut off what the first one ends
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         return await task
     except asyncio.CancelledError:

@@ -79,7 +79,7 @@ class ServiceClient:
             except TimeoutError:
                 return _problem(Problem("deadline", f"{self._url} said nothing within {self._give_up_s:g} seconds"))
             except aiohttp.ClientConnectorError as error:
-                why = os.strerror(error.errno) if (error.errno or 0) > 0 else "it cannot be reached"
+                why = os.strerror(error.errno) if error.errno and error.errno > 0 else "it cannot be reached"
                 raise AskingEnded(
                     f"nothing answers at {self._url} ({why}); is the service running? python launch/serve.py starts one"
                 ) from error
