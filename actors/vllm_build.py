@@ -25,7 +25,8 @@ class EngineConfig:
 
     `stop` ends a turn: an action is complete at its closing tag, which stays in the output. An engine that has requests
     and makes no step for `stall_timeout_s` is out of use. `pause` is what becomes of requests under way when weights
-    come: "wait", "abort" or "keep" (`actors/vllm_requests.py`).
+    come: "wait", "abort" or "keep" (`actors/vllm_requests.py`). Without `logprobs`, which cost a tenth of a token's time,
+    every log-prob is 0.
     """
 
     model: str
@@ -46,6 +47,7 @@ class EngineConfig:
     stall_timeout_s: float = 120.0
     pause: Literal["wait", "abort", "keep"] = "wait"
     ray_metrics: bool = False
+    logprobs: bool = True
 
 
 def import_vllm() -> None:

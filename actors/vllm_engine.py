@@ -222,7 +222,7 @@ class VllmEngine:
             max_tokens=max_tokens,
             stop=list(stop),
             include_stop_str_in_output=True,
-            logprobs=0,
+            logprobs=0 if self.config.logprobs else None,
             logit_bias=self._logit_bias,
             output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
         )
@@ -271,7 +271,7 @@ class VllmEngine:
         async for output in self._engine.generate(prompt, sampling, f"request-{next(self._requests)}"):
             new = output.outputs[0]
             ids += new.token_ids
-            logprobs += [at[token].logprob for at, token in zip(new.logprobs or (), new.token_ids, strict=True)]
+            logprobs += _logprobs(new) if self.config.logprobs else [0.0] * len(new.token_ids)
             versions += [self.version] * len(new.token_ids)
             text += new.text
             if heard is not None and new.text:
@@ -350,6 +350,10 @@ class VllmEngine:
             self._lost = reason
             self._gone.set()
             logger.warning("engine for %s is out of use: %s", self.config.model, reason)
+
+
+def _logprobs(new: Any) -> list[float]:
+    return [at[token].logprob for at, token in zip(new.logprobs or (), new.token_ids, strict=True)]
 
 
 class _Handover:

@@ -50,6 +50,7 @@ class Service:
     settings: ServiceSettings
     folder: Path
     cpus: int
+    proxy: str
     follower: Follower | None
     every_s: float
 
@@ -122,7 +123,7 @@ def plan_service(arguments: Sequence[str], stop: threading.Event) -> Service | N
         per_engine=serve.per_engine,
         search_cpus=search.cpus_per_worker,
     )
-    return Service(made, folder, _cpus(made), follower, serve.follow_every_s)
+    return Service(made, folder, _cpus(made), serve.proxy, follower, serve.follow_every_s)
 
 
 def last_run(runs: Path = RUNS) -> str:
@@ -153,7 +154,10 @@ def _policy(config: Config, card: PolicyCard) -> ServedPolicy:
     from actors.serving.deploy import ServedPolicy
 
     tool = ToolSpec(config.search, str(data_root(config)), cache_dir(config), config.data.max_pixels)
-    return ServedPolicy(card, worker_settings(config, Path(card.folder)), tool)
+    settings = worker_settings(config, Path(card.folder))
+    # Nobody trains on what is served; vLLM's own series cost as much as a search.
+    engine = replace(settings.engine, logprobs=False, ray_metrics=False)
+    return ServedPolicy(card, replace(settings, engine=engine), tool)
 
 
 def data_root(config: Config) -> Path:

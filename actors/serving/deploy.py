@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, HTTPOptions
+from ray.serve.schema import LoggingConfig
 
 from actors.placement import Resources, process_env
 from actors.rollout_actor import WorkerSettings
@@ -73,8 +74,10 @@ class RunningService:
             RuntimeError: a deployment did not come up; says which and why.
         """
         board = start_board()
-        serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port), proxy_location="HeadOnly")
-        serve.run(_application(settings, board), name=APP, route_prefix="/")
+        quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+        http = HTTPOptions(host=settings.host, port=settings.port)
+        serve.start(http_options=http, proxy_location="HeadOnly", logging_config=quiet)
+        serve.run(_application(settings, board), name=APP, route_prefix="/", logging_config=quiet)
         return RunningService(board)
 
     def swap(self, card: PolicyCard) -> list[str]:

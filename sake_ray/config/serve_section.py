@@ -24,6 +24,12 @@ class ServeConfig(Section):
         "", "run folder whose best policy is served, each new best as soon as it is there", is_path=True
     )
     compare: str = setting("", "A,B: two policies side by side, each named as model= is; instead of model=")
+    proxy: str = setting(
+        "python",
+        "who stands before the ingress: Ray Serve's own proxy, or HAProxy, which takes a tenth of its time but shows "
+        "its statistics to anybody at ports 8404 and 9101",
+        choices=("python", "haproxy"),
+    )
     ingress: str = setting("1:2", "MIN:MAX processes that take requests")
     engines: str = setting("1:1", "MIN:MAX engines of each policy")
     searches: str = setting("1:2", "MIN:MAX search workers")

@@ -1,0 +1,304 @@
+"""What the service itself costs: the same tokens from bare vLLM and through the service, and a long run of it.
+
+    python benchmarks/serving.py model=RUN_OR_POLICY [clients=1,8,64] [requests=60,240,640] [repeats=2]
+                                 [proxy=haproxy|python] [out=FILE]
+    python benchmarks/serving.py model=RUN_OR_POLICY soak=10000 [clients=32]
+
+Each post is asked for once: its picture is sent with it, its episode is played, its answer is read. Bare vLLM (a
+process of its own, `benchmarks/serving_bare.py`) is given the prompts and pictures of those very turns and the number
+of tokens each was answered with, by as many clients, each of which waits for a turn before it asks for the next; no
+parsing, no search, no HTTP. Arms take turns. The clients run in this process and share the machine with the service,
+which bare vLLM's do not have to: their CPU time is told. The long run adds bad requests and clients that leave in the
+middle of a stream, and reads the memory of every process of the service.
+Always holds: a request that fails ends the
+script, unless it was sent to fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.script import words_or_exit
+from benchmarks.tables import markdown, spread
+from launch.make_train import free_ports
+from sake_ray.config.sections import WorldConfig
+from sake_ray.data.loading import load_split
+from sake_ray.data.miniworld_files import WorldSpec, ensure_world
+
+ROOT = Path(__file__).resolve().parents[1]
+START_S = 300.0
+PERCENTILES = (50, 95, 99)
+Post = dict[str, str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure; returns the exit status."""
+    words = {
+        "model": "",
+        "clients": "",
+        "requests": "60,240,640",
+        "repeats": "2",
+        "soak": "0",
+        "out": "",
+        "proxy": "haproxy",
+    }
+    words |= words_or_exit(arguments, words, __doc__, required=("model",))
+    soak = int(words["soak"])
+    clients = [int(each) for each in (words["clients"] or ("32" if soak else "1,8,64")).split(",")]
+    requests = [int(each) for each in words["requests"].split(",")]
+    with tempfile.TemporaryDirectory(prefix="serving-") as made:
+        folder = Path(made)
+        # Enough posts that nobody is helped by a prompt that was there before.
+        posts = make_posts(folder, soak or sum(requests) + 32)
+        if soak:
+            with service(words["model"], folder, words["proxy"]) as url:
+                sys.stdout.write(asyncio.run(long_run(url, posts, clients[0])))
+            return 0
+        text = compare(words["model"], folder, posts, clients, requests, int(words["repeats"]), words["proxy"])
+    sys.stdout.write(text)
+    if words["out"]:
+        Path(words["out"]).write_text(text, encoding="utf-8")
+    return 0
+
+
+def make_posts(folder: Path, count: int) -> list[Post]:
+    """Posts of a MiniWorld of its own, as requests; `posts.jsonl` in `folder` is for the bare arm."""
+    spec = WorldSpec(**asdict(WorldConfig()) | {"train_posts": count})
+    examples = load_split(ensure_world(folder / "world", spec), "train").examples
+    posts = [
+        {"text": post.text, "image": base64.b64encode(Path(post.image.path).read_bytes()).decode("ascii")}
+        for post in examples
+    ]
+    (folder / "posts.jsonl").write_text("".join(json.dumps(post) + "\n" for post in posts), encoding="utf-8")
+    return posts
+
+
+@contextmanager
+def service(model: str, folder: Path, proxy: str) -> Iterator[str]:
+    """The real service, as a process of its own; yields its address."""
+    (port,) = free_ports((8000,))
+    command = [sys.executable, str(ROOT / "launch" / "serve.py"), f"model={model}", f"serve.port={port}"]
+    command += [f"run.dir={folder / 'service'}", "serve.max_concurrent=512", f"serve.proxy={proxy}"]
+    log = folder / "service.log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=sink)
+    try:
+        deadline = time.monotonic() + START_S
+        while "serving at" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the service did not come up:\n{log.read_text()[-3000:]}")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=120)
+
+
+# --- bare vLLM and the service in turns ------------------------------------------------------------------
+
+
+def compare(
+    model: str,
+    folder: Path,
+    posts: Sequence[Post],
+    clients: Sequence[int],
+    requests: Sequence[int],
+    repeats: int,
+    proxy: str,
+) -> str:
+    """The table of both arms."""
+    warm, rest = list(posts[:32]), list(posts[32:])
+    parts: list[list[Post]] = []
+    for count in requests:
+        parts.append(rest[:count])
+        rest = rest[count:]
+    served: list[list[dict[str, Any]]] = [[] for _ in clients]
+    bare: list[list[dict[str, Any]]] = [[] for _ in clients]
+    for repeat in range(repeats):
+        arms = ("bare", "served") if repeat % 2 == 0 else ("served", "bare")
+        for arm in arms:
+            if arm == "bare":
+                found = _bare(model, folder, clients, requests)
+            else:
+                with service(model, folder, proxy) as url:
+                    found = asyncio.run(_served(url, warm, parts, clients))
+            for index, each in enumerate(found):
+                (bare if arm == "bare" else served)[index].append(each)
+                sys.stderr.write(f"{arm}, {clients[index]} clients: {each}\n")
+    rows = [_row(count, bare[index], served[index]) for index, count in enumerate(clients)]
+    header = ["clients", "bare: requests/s", "served: requests/s", "served of bare", "tokens served / bare"]
+    header += [*(f"served p{p}, s" for p in PERCENTILES), "bare p50, s", "clients' CPU ms a request"]
+    return markdown(header, rows)
+
+
+def _row(count: int, bare: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]]) -> list[str]:
+    share = [s["tokens"] / s["seconds"] / (b["tokens"] / b["seconds"]) for s, b in zip(served, bare, strict=True)]
+    return [
+        str(count),
+        spread([b["requests"] / b["seconds"] for b in bare], 1),
+        spread([s["requests"] / s["seconds"] for s in served], 1),
+        spread(share),
+        spread([s["tokens"] / b["tokens"] for s, b in zip(served, bare, strict=True)]),
+        *(spread([s[f"p{p}"] for s in served]) for p in PERCENTILES),
+        spread([b["p50"] for b in bare]),
+        spread([s["client_cpu_ms"] for s in served], 1),
+    ]
+
+
+def _bare(model: str, folder: Path, clients: Sequence[int], requests: Sequence[int]) -> list[dict[str, Any]]:
+    words = [f"model={model}", f"posts={folder / 'posts.jsonl'}", f"out={folder / 'bare.json'}", "warm=32"]
+    words += [f"clients={','.join(map(str, clients))}", f"requests={','.join(map(str, requests))}"]
+    log = folder / "bare.log"
+    with log.open("w") as sink:
+        status = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "serving_bare.py"), *words],
+                                stdout=sink, stderr=sink, check=False).returncode  # fmt: skip
+    if status:
+        raise SystemExit(f"the bare arm failed:\n{log.read_text()[-3000:]}")
+    found: list[dict[str, Any]] = json.loads((folder / "bare.json").read_text())
+    return found
+
+
+async def _served(
+    url: str, warm: Sequence[Post], parts: Sequence[Sequence[Post]], clients: Sequence[int]
+) -> list[dict[str, Any]]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await _all(session, url, warm, 8)
+        return [await _all(session, url, part, count) for part, count in zip(parts, clients, strict=True)]
+
+
+async def _all(session: aiohttp.ClientSession, url: str, posts: Sequence[Post], clients: int) -> dict[str, Any]:
+    """All posts, by so many clients that each wait for an answer before they ask again."""
+    waiting = iter(posts)
+    took: list[float] = []
+    tokens = 0
+
+    async def client() -> None:
+        nonlocal tokens
+        for post in waiting:
+            began = time.perf_counter()
+            async with session.post(f"{url}/v1/extract", json=post) as response:
+                body = await response.json()
+                if response.status != 200:
+                    raise SystemExit(f"a request got {response.status}: {body}")
+            took.append(time.perf_counter() - began)
+            tokens += body["usage"]["generated_tokens"]
+
+    cpu, began = time.process_time(), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    return {
+        "requests": len(posts),
+        "seconds": seconds,
+        "tokens": tokens,
+        "client_cpu_ms": 1e3 * cpu / len(posts),
+        **{f"p{p}": cuts[p - 1] for p in PERCENTILES},
+    }
+
+
+# --- a long run ------------------------------------------------------------------------------------------
+
+
+async def long_run(url: str, posts: Sequence[Post], clients: int) -> str:
+    """All posts, some of them in ways that go wrong; the memory of the service meanwhile."""
+    rng = random.Random(0)
+    ends: Counter[str] = Counter()
+    memory: list[tuple[int, dict[str, float]]] = []
+    waiting = iter(posts)
+    done = 0
+    every = max(1, len(posts) // 10)
+    began = time.monotonic()
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        nonlocal done
+        for post in waiting:
+            ends[await _one(session, url, post, rng)] += 1
+            done += 1
+            if done % every == 0:
+                memory.append((done, _memory()))
+                sys.stderr.write(f"{done} requests, {time.monotonic() - began:.0f} s: {memory[-1][1]}\n")
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(client(session))
+        seconds = time.monotonic() - began
+        await asyncio.sleep(5)
+        async with session.get(f"{url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+            playing = [line.rsplit(" ", 1)[1] for line in lines if line.startswith("ray_sake_ray_serve_playing")]
+    kinds = sorted({kind for _, at in memory for kind in at})
+    rows = [[kind, *(f"{at.get(kind, 0):.0f}" for _, at in memory)] for kind in kinds]
+    table = markdown(["MiB resident after", *(f"{count:,}" for count, _ in memory)], rows)
+    told = ", ".join(f"{name} {count:,}" for name, count in sorted(ends.items()))
+    head = f"{len(posts):,} requests by {clients} clients in {seconds:.0f} s: {told}"
+    return f"{head}\nunder way at the end: {', '.join(playing)}\n\n{table}"
+
+
+async def _one(session: aiohttp.ClientSession, url: str, post: Post, rng: random.Random) -> str:
+    """One request of some kind; says how it ended."""
+    kind = rng.random()
+    address = f"{url}/v1/extract"
+    if kind < 0.70:
+        return await _status(session.post(address, json=post), 200, "answered")
+    if kind < 0.80:
+        async with session.post(address, json={**post, "stream": True}) as response:
+            body = await response.text()
+        if "event: result" not in body:
+            raise SystemExit(f"a stream ended without a result: {body[-500:]}")
+        return "streamed"
+    if kind < 0.90:  # leaves after the first event
+        async with session.post(address, json={**post, "stream": True}) as response:
+            await response.content.readline()
+            response.close()
+        return "left in the middle"
+    if kind < 0.95:
+        return await _status(session.post(address, json={**post, "image": post["image"][:200]}), 422, "bad picture")
+    broken = session.post(address, data=b"{" * 1000, headers={"Content-Type": "application/json"})
+    return await _status(broken, 400, "bad JSON")
+
+
+async def _status(request: Any, wanted: int, name: str) -> str:
+    async with request as response:
+        if response.status != wanted:
+            raise SystemExit(f"{name}: {response.status}, {await response.text()}")
+        await response.read()
+    return name
+
+
+def _memory() -> dict[str, float]:
+    """MiB resident of the service's processes, by kind."""
+    found: Counter[str] = Counter()
+    kinds = {"VLLM::EngineCore": "EngineCore", "ray::ServeReplica:sake_ray:": "", "ray::ProxyActor": "proxy"}
+    for process in psutil.process_iter(["cmdline", "memory_info"]):
+        line = " ".join(process.info["cmdline"] or ())
+        for start, name in kinds.items():
+            if line.startswith(start):
+                kind = name or line.removeprefix(start).split(" ")[0].split(".")[0]
+                found[kind] += process.info["memory_info"].rss / 2**20
+    return dict(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

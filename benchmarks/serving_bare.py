@@ -1,0 +1,151 @@
+"""The arm of `benchmarks/serving.py` without the service: vLLM's `AsyncLLM`, given prompts and counts of tokens.
+
+Plays each post's episode once, untimed, to learn its turns: the prompt's ids, the pictures, how many tokens were
+answered. Then, for each number of clients, has vLLM generate exactly as many tokens for the same prompts and pictures,
+its caches emptied before. Run by that script alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from actors.placement import Resources, engine_env, process_env
+
+if __name__ == "__main__":
+    os.environ.update(process_env(Resources()) | engine_env(Resources()))
+
+import base64
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+from actors.play import Play
+from actors.rollout_actor import build_worker
+from actors.vllm_engine import VllmEngine
+from benchmarks.script import words_or_exit
+from envs.fetch.picture import prepare_picture
+from envs.tools.base import ToolClient
+from envs.tools.local import LocalSearchTool
+from envs.tools.local_index import ensure_local_index
+from launch.job_data import load_miniworld
+from launch.model_source import find_model, policy_defaults
+from launch.pools import worker_settings
+from sake_ray.config.load import resolve
+from sake_ray.types import Example, ImageRef
+
+_POST: ContextVar[int] = ContextVar("post")
+"""Whose episode a task plays."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn asked of the engine, and how many tokens it gave."""
+
+    ids: tuple[int, ...]
+    pictures: tuple[Any, ...]
+    tokens: int
+
+
+async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Learn the turns, then measure: one row a number of clients."""
+    with tempfile.TemporaryDirectory(prefix="bare-") as made:
+        source = find_model(words["model"])
+        config = resolve([], job="serve", defaults=policy_defaults(source, [], Path(made) / "run"))
+        root = load_miniworld(config).root
+        ensure_local_index(root)
+        settings = worker_settings(config, source.folder)
+        worker = build_worker("bare", settings, ToolClient(LocalSearchTool(root)))
+        await worker.start()
+        engine = worker._engine
+        assert isinstance(engine, VllmEngine)
+        turns = _recorded(engine)
+        free = asyncio.Semaphore(64)
+
+        async def learn(number: int, post: dict[str, str]) -> None:
+            picture = prepare_picture(base64.b64decode(post["image"]), max_pixels=settings.max_pixels, lossless=True)
+            image = ImageRef("", picture.width, picture.height, data=picture.data)
+            example = Example(str(number), post["text"], image, ())
+            async with free:
+                _POST.set(number)
+                await worker.play(example, Play(0, settings.limits, 0.0), str(number))
+
+        await asyncio.gather(*(learn(number, post) for number, post in enumerate(posts)))
+        waiting = [turns[number] for number in range(len(posts))]
+        warm = int(words["warm"])
+        found = []
+        await _all(engine._engine, waiting[:warm], 8)
+        rest = waiting[warm:]
+        for clients, count in zip(_numbers(words["clients"]), _numbers(words["requests"]), strict=True):
+            await engine._engine.reset_prefix_cache()
+            await engine._engine.reset_mm_cache()
+            await engine._engine.reset_encoder_cache()
+            found.append(await _all(engine._engine, rest[:count], clients))
+            rest = rest[count:]
+        await worker.shutdown()
+    return found
+
+
+def _recorded(engine: VllmEngine) -> dict[int, list[Turn]]:
+    """The turns of each post, filled as its episode is played."""
+    turns: dict[int, list[Turn]] = {}
+    generate = engine.generate
+
+    async def recording(ids: Sequence[int], pictures: Sequence[Any], **kwargs: Any) -> Any:
+        completion, prompt = await generate(ids, pictures, **kwargs)
+        turn = Turn(tuple(ids), tuple(pictures), len(completion.token_ids))
+        turns.setdefault(_POST.get(), []).append(turn)
+        return completion, prompt
+
+    engine.generate = recording  # type: ignore[method-assign,assignment]
+    return turns
+
+
+async def _all(engine: Any, episodes: list[list[Turn]], clients: int) -> dict[str, Any]:
+    """All episodes, by so many clients; a turn begins when the one before it has ended."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    waiting = iter(enumerate(episodes))
+    took: list[float] = []
+    tokens = 0
+
+    async def client(number: int) -> None:
+        nonlocal tokens
+        for index, turns in waiting:
+            began = time.perf_counter()
+            for at, turn in enumerate(turns):
+                prompt: dict[str, Any] = {"prompt_token_ids": list(turn.ids)}
+                prompt["multi_modal_data"] = {"image": list(turn.pictures)}
+                sampling = SamplingParams(
+                    temperature=0.0, max_tokens=turn.tokens, min_tokens=turn.tokens, ignore_eos=True,
+                    output_kind=RequestOutputKind.FINAL_ONLY, detokenize=True,
+                )  # fmt: skip
+                async for output in engine.generate(prompt, sampling, f"{clients}-{number}-{index}-{at}"):
+                    tokens += len(output.outputs[0].token_ids)
+            took.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    took.sort()
+    seconds = time.perf_counter() - began
+    return {"requests": len(episodes), "seconds": seconds, "tokens": tokens, "p50": took[len(took) // 2]}
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+if __name__ == "__main__":
+    KEYS = ("model", "posts", "out", "warm", "clients", "requests")
+    WORDS = words_or_exit(sys.argv[1:], KEYS, __doc__, required=KEYS)
+    POSTS = [json.loads(line) for line in Path(WORDS["posts"]).read_text(encoding="utf-8").splitlines()]
+    Path(WORDS["out"]).write_text(json.dumps(asyncio.run(main(WORDS, POSTS))), encoding="utf-8")
