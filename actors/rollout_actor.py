@@ -43,12 +43,19 @@ class WorkerSettings:
     resources: Resources = field(default_factory=Resources)
 
 
-def build_worker(name: str, settings: WorkerSettings, search: SearchClient) -> RolloutWorker:
-    """A worker in this very process, with the parts that its settings name; its engine is not started yet."""
-    return RolloutWorker(name, *_parts(settings), search, **_limits(settings))
+def build_worker(
+    name: str, settings: WorkerSettings, search: SearchClient, folder: Callable[[], str] | None = None
+) -> RolloutWorker:
+    """A worker in this very process, with the parts that its settings name; its engine is not started yet.
+
+    `folder` says where the model is each time an engine is made, where that changes.
+    """
+    return RolloutWorker(name, *_parts(settings, folder), search, **_limits(settings))
 
 
-def _parts(settings: WorkerSettings) -> tuple[Callable[[], VllmEngine], Codec]:
+def _parts(
+    settings: WorkerSettings, folder: Callable[[], str] | None = None
+) -> tuple[Callable[[], VllmEngine], Codec]:
     from sake_ray.data.codec import ChatCodec
 
     sync = make_weight_sync(settings.weight_sync)
@@ -59,7 +66,12 @@ def _parts(settings: WorkerSettings) -> tuple[Callable[[], VllmEngine], Codec]:
         max_pixels=settings.max_pixels,
         max_result_chars=settings.max_result_chars,
     )
-    return lambda: VllmEngine(settings.engine, sync), codec
+
+    def make_engine() -> VllmEngine:
+        model = settings.engine.model if folder is None else folder()
+        return VllmEngine(replace(settings.engine, model=model), sync)
+
+    return make_engine, codec
 
 
 def _limits(settings: WorkerSettings) -> dict[str, Any]:

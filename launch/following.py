@@ -28,6 +28,8 @@ class Follower:
         self._folder = folder
         self._version = 0
         self._seen = b""
+        for left in folder.iterdir():  # by a service that was here before
+            shutil.rmtree(left, ignore_errors=True)
 
     def look(self) -> PolicyCard | None:
         """The run's best policy when it is another than at the last look; copies it."""
@@ -42,13 +44,12 @@ class Follower:
         try:
             shutil.copytree(source, aside)
         except (OSError, shutil.Error) as error:  # it is being replaced: the next look finds the new one
-            log.info("%s changes just now (%s); looking again", source, error)
+            log.warning("%s could not be copied (%s); looking again", source, error)
             shutil.rmtree(aside, ignore_errors=True)
             return None
         if _note(aside) != note or _note(source) != note:
             shutil.rmtree(aside, ignore_errors=True)
             return None
-        shutil.rmtree(copy, ignore_errors=True)  # of a service that was here before
         aside.rename(copy)
         card = PolicyCard(self._name, f"{self._run.name}/{BEST_POLICY}", str(copy), checkpoint, self._version)
         self._seen, self._version = note, self._version + 1

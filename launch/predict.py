@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         words, settings = read_arguments(arguments)
         return _predict(words, settings, _posts(words))
-    except (UsageError, ConfigError, DataError, PromptError, AskingEnded) as error:  # the process boundary
+    except (UsageError, ConfigError, DataError, PromptError, AskingEnded, OSError) as error:  # the process boundary
         sys.stderr.write(f"{JOB}: {error}\n")
         return REFUSED
     except KeyboardInterrupt:

@@ -94,8 +94,8 @@ async def local_asker(plan: LocalPlan, options: Options, at_once: int) -> AsyncI
         try:
             try:
                 await player.start()
-            except WorkerBroken as error:
-                raise AskingEnded(f"the engine does not start: {error}") from error
+            except (RuntimeError, ValueError, OSError) as error:  # vLLM's process boundary; it has told the rest itself
+                raise AskingEnded(f"the engine does not start: {str(error).partition(chr(10))[0][:300]}") from error
             yield LocalAsker(plan.config, player, options, at_once)
         finally:
             await player.shutdown()

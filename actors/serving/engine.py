@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ class EngineReplica:
         self._series = EngineSeries(first.name)
         card = await board.current.remote(first.name) or first
         settings = replace(settings, engine=replace(settings.engine, model=card.folder))
-        self._worker: RolloutWorker = build_worker(self._name, settings, search.client())
+        # The folder that an engine was started from may be gone when it must be built anew.
+        self._worker: RolloutWorker = build_worker(
+            self._name, settings, search.client(), folder=lambda: self._player.card.folder
+        )
         self._player = make_player(self._worker, card, settings)
         await self._player.start()
         await board.serves.remote(self._name, card.name, card.version)
@@ -68,8 +72,9 @@ class EngineReplica:
         """All events of an order."""
         with self._series.order():
             try:
-                async for event in self._player.events(order):
-                    yield self._counted(event)
+                async with aclosing(self._player.events(order)) as events:
+                    async for event in events:
+                        yield self._counted(event)
             except WorkerBroken as error:
                 self._broken = str(error)
                 raise
