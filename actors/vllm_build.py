@@ -25,7 +25,8 @@ class EngineConfig:
 
     `stop` ends a turn: an action is complete at its closing tag, which stays in the output. An engine that has requests
     and makes no step for `stall_timeout_s` is out of use. `pause` is what becomes of requests under way when weights
-    come: "wait", "abort" or "keep" (`actors/vllm_requests.py`). Without `logprobs`, which take time, every log-prob is 0.
+    come: "wait", "abort" or "keep" (`actors/vllm_requests.py`). Without `logprobs` every
+    log-prob is 0, and a token takes less time.
     """
 
     model: str

@@ -89,16 +89,19 @@ async def local_asker(plan: LocalPlan, options: Options, at_once: int) -> AsyncI
     searching = open_search(plan.config, root) if options.search else nullcontext(NoSearch())
     async with searching as search:
         log.info("loading %s", plan.card.model)
-        worker = await asyncio.to_thread(build_worker, "predict", plan.settings, search)
-        player = make_player(worker, plan.card, plan.settings)
+        player: EpisodePlayer | None = None
         try:
             try:
+                worker = await asyncio.to_thread(build_worker, "predict", plan.settings, search)
+                player = make_player(worker, plan.card, plan.settings)
                 await player.start()
-            except (RuntimeError, ValueError, OSError) as error:  # vLLM's process boundary; it has told the rest itself
-                raise AskingEnded(f"the engine does not start: {str(error).partition(chr(10))[0][:300]}") from error
+            except (RuntimeError, ValueError, OSError) as error:  # vLLM's process boundary; its log has the rest
+                why = " ".join(str(error).split())[:300]
+                raise AskingEnded(f"{plan.card.folder} cannot be loaded: {why}") from error
             yield LocalAsker(plan.config, player, options, at_once)
         finally:
-            await player.shutdown()
+            if player is not None:
+                await player.shutdown()
 
 
 class LocalAsker:

@@ -43,6 +43,13 @@ def local_ray() -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the heavy tests in one process, one after another, however many there are: they would starve each other."""
+    for item in items:
+        if item.get_closest_marker("integration") is not None:
+            item.add_marker(pytest.mark.xdist_group("integration"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud that a green run has not shown parity with the released code, where it has not."""
     unseen = [report for report in terminalreporter.stats.get("skipped", []) if _ABSENT in str(report.longrepr)]

@@ -43,7 +43,7 @@ def annotate(picture: Image, entities: Sequence[Mapping[str, Any]]) -> Image:
     canvas = picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Resampling.NEAREST)
     drawing = Draw(canvas)
     taken: list[Rectangle] = []
-    size = max(14, min(round(canvas.width / 40), 64))
+    size = max(14, min(round(canvas.width / 48), 64))
     font = _font(size)
     for entity in entities:
         if (box := drawn_box(entity.get("box"), picture.size, scale)) is not None:

@@ -28,7 +28,7 @@ from launch.make_train import free_ports
 from launch.run_checkpoints import BEST, BEST_POLICY
 from launch.starting import base_model_folder
 from sake_ray.config.load import resolve
-from tests.envs.fetch import pictures
+from tests.envs.fetch import hostile_pictures as pictures
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "ray::ServeReplica:sake_ray:engine-a"
