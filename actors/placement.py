@@ -7,9 +7,11 @@ environment, and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,3 +126,15 @@ def init_ray(
         runtime_env={"env_vars": {"PYTHONPATH": str(python_path)}} if python_path else None,
     )
     return made
+
+
+@contextlib.contextmanager
+def joined_ray(num_cpus: int, *, python_path: Path | None = None) -> Iterator[None]:
+    """`init_ray` until the block ends; a Ray that was started is gone then, with its files."""
+    scratch = init_ray(num_cpus=num_cpus, python_path=python_path)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)

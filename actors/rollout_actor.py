@@ -53,9 +53,7 @@ def build_worker(
     return RolloutWorker(name, *_parts(settings, folder), search, **_limits(settings))
 
 
-def _parts(
-    settings: WorkerSettings, folder: Callable[[], str] | None = None
-) -> tuple[Callable[[], VllmEngine], Codec]:
+def _parts(settings: WorkerSettings, folder: Callable[[], str] | None = None) -> tuple[Callable[[], VllmEngine], Codec]:
     from sake_ray.data.codec import ChatCodec
 
     sync = make_weight_sync(settings.weight_sync)

@@ -6,7 +6,6 @@ a Ray that was started is ended, and its files are removed.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,14 +35,7 @@ def words_or_exit(
 @contextmanager
 def own_ray(num_cpus: int) -> Iterator[None]:
     """A local Ray whose actors find this project."""
-    import ray
+    from actors.placement import joined_ray
 
-    from actors.placement import init_ray
-
-    scratch = init_ray(num_cpus=num_cpus, python_path=Path(__file__).resolve().parents[1])
-    try:
+    with joined_ray(num_cpus, python_path=Path(__file__).resolve().parents[1]):
         yield
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)

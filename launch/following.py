@@ -28,6 +28,7 @@ class Follower:
         self._folder = folder
         self._version = 0
         self._seen = b""
+        folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():  # by a service that was here before
             shutil.rmtree(left, ignore_errors=True)
 

@@ -12,16 +12,13 @@ import contextlib
 import fcntl
 import json
 import logging
-import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
-from actors.placement import init_ray
+from actors.placement import joined_ray
 from launch.display import RunDisplay
 from launch.search_tool import check_search
 from sake_ray.coldstart.teaching import TeacherRefused
@@ -52,24 +49,12 @@ def run_stage(
     try:
         if "search" in {row.actor for row in describe_plan(config)}:
             check_search(config)
-        with _ray_for(config) if cluster else contextlib.nullcontext():
+        cpus, _ = totals(describe_plan(config))
+        with joined_ray(max(2, round(cpus + 0.5))) if cluster else contextlib.nullcontext():
             return asyncio.run(_until_stopped(config, work))
     except (ConfigError, DataError, ImageError, PromptError, TeacherRefused) as error:  # the process boundary
         sys.stderr.write(f"{job}: {error}\n")
         return REFUSED
-
-
-@contextlib.contextmanager
-def _ray_for(config: Config) -> Iterator[None]:
-    """Ray with as many CPUs as the plan of a job reserves."""
-    cpus, _ = totals(describe_plan(config))
-    scratch = init_ray(num_cpus=max(2, round(cpus + 0.5)))
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 async def _until_stopped(config: Config, work: Work) -> int:

@@ -14,21 +14,18 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import ray
-
-from actors.placement import init_ray
+from actors.placement import joined_ray
 from launch.following import Follower
-from launch.script import REFUSED, STOPPED, held
+from launch.script import REFUSED, STOPPED
 from launch.serving import JOB, Service, plan_service
 from launch.words import UsageError
 from sake_ray.config.cli import ConfigError
@@ -58,11 +55,14 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        service = plan_service(arguments, stop)
-        if service is None:
-            return STOPPED
-        service.folder.mkdir(parents=True, exist_ok=True)
-        with held(service.folder), _ray(service.cpus, service.proxy):
+        with ExitStack() as stack:
+            service = plan_service(arguments, stop, stack)
+            if service is None:
+                return STOPPED
+            # For a Ray of this machine alone; a cluster that RAY_ADDRESS names has an environment of its own.
+            for name, value in (_QUICK | (_HAPROXY if service.proxy == "haproxy" else {})).items():
+                os.environ.setdefault(name, value)
+            stack.enter_context(joined_ray(service.cpus, python_path=Path(__file__).resolve().parents[1]))
             return _serve(service, stop)
     except (UsageError, ConfigError, DataError, ImageError, PromptError) as error:  # the process boundary
         sys.stderr.write(f"{JOB}: {error}\n")
@@ -97,20 +97,6 @@ def _serve(service: Service, stop: threading.Event) -> int:
         log.info("stopping")
         running.stop()
     return 0
-
-
-@contextmanager
-def _ray(cpus: int, proxy: str) -> Iterator[None]:
-    """A Ray of this machine alone, or the cluster that RAY_ADDRESS names (whose own environment then holds)."""
-    for name, value in (_QUICK | (_HAPROXY if proxy == "haproxy" else {})).items():
-        os.environ.setdefault(name, value)
-    scratch = init_ray(num_cpus=cpus, python_path=Path(__file__).resolve().parents[1])
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from actors.search_pool import PoolSettings
 from envs.fetch.picture import MAX_PIXELS
 from launch.following import Follower
 from launch.job_data import load_miniworld
-from launch.model_source import CONFIG, POLICY, ModelSource, find_model, policy_defaults
+from launch.model_source import CONFIG, POLICY, ModelSource, find_model, policy_defaults, run_source
 from launch.pools import worker_settings
 from launch.run_checkpoints import BEST_POLICY
+from launch.script import held
 from launch.search_tool import cache_dir, check_search
 from launch.serving_examples import example_posts
 from launch.starting import MINI
@@ -45,45 +47,43 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Service:
-    """A service to start. `folder` is its own, `every_s` how often it looks at the run it follows."""
+    """A service to start; `every_s` is how often it looks at the run it follows."""
 
     settings: ServiceSettings
-    folder: Path
     cpus: int
     proxy: str
     follower: Follower | None
     every_s: float
 
 
-def plan_service(arguments: Sequence[str], stop: threading.Event) -> Service | None:
+def plan_service(arguments: Sequence[str], stop: threading.Event, stack: ExitStack) -> Service | None:
     """All of a service, checked; None when it was stopped while it waited for the first policy of a run.
+
+    Its folder is held until `stack` is closed.
 
     Raises:
         UsageError, ConfigError, DataError, ImageError, PromptError: what keeps it from being started.
     """
-    from actors.serving.deploy import ServiceSettings
-    from actors.serving.ingress import IngressSettings
-
     words = read_words([word for word in arguments if word.startswith("model=")], ("model",))
     settings = [word for word in arguments if not word.startswith("model=")]
     given = dict(word.partition("=")[::2] for word in settings)
     follow, compare = given.get("serve.follow", ""), given.get("serve.compare", "")
     if sum(map(bool, (words.get("model"), follow, compare))) > 1:
         raise UsageError("give one of model=…, serve.follow=RUN and serve.compare=A,B")
-    sources = [find_model(name) for name in _split(compare)] if compare else []
-    if not sources and not follow:
-        sources = [find_model(words.get("model") or last_run())]
-    first = sources[0] if sources else _run(follow)
-    config = policy_config(first, settings)
-    serve, folder = config.serve, config.run_dir.resolve()
+    if follow:
+        sources = [run_source(follow)]
+    else:
+        sources = [find_model(name) for name in (_split(compare) if compare else [words.get("model") or last_run()])]
+    config = policy_config(sources[0], settings)
+    folder = config.run_dir.resolve()
     token = _token(config)
-    _check_address(serve.host, serve.port, token)
+    _check_address(config.serve.host, config.serve.port, token)
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(held(folder))
     follower = None
     if follow:
-        folder_of_copies = folder / "policies"
-        folder_of_copies.mkdir(parents=True, exist_ok=True)
-        follower = Follower(Path(follow).resolve(), _NAMES[0], folder_of_copies)
-        card = _first(follower, follow, serve.follow_every_s, stop)
+        follower = Follower(Path(follow).resolve(), _NAMES[0], folder / "policies")
+        card = _first(follower, follow, config.serve.follow_every_s, stop)
         if card is None:
             return None
         policies = [_policy(config, card)]
@@ -92,38 +92,47 @@ def plan_service(arguments: Sequence[str], stop: threading.Event) -> Service | N
             _policy(policy_config(source, settings), policy_card(source, name, folder))
             for source, name in zip(sources, _NAMES, strict=False)
         ]
-    ranges = {name: _range(name, getattr(serve, name)) for name in ("ingress", "engines", "searches")}
-    search = config.search
-    made = ServiceSettings(
+    made = _settings(config, policies, token)
+    return Service(made, _cpus(made), config.serve.proxy, follower, config.serve.follow_every_s)
+
+
+def _settings(config: Config, policies: Sequence[ServedPolicy], token: str) -> ServiceSettings:
+    """The service's parts, as the first policy's configuration has them."""
+    from actors.serving.deploy import ServiceSettings
+    from actors.serving.ingress import IngressSettings
+
+    serve, search = config.serve, config.search
+    limits = RequestLimits(
+        max_text_chars=serve.max_text_chars,
+        max_body_bytes=serve.max_body_mib * _MIB,
+        max_batch=serve.max_batch,
+        text_searches=config.episode.text_searches,
+        image_searches=config.episode.image_searches,
+        deadline_s=serve.deadline_s,
+        urls=serve.urls,
+    )
+    ingress = IngressSettings(
+        limits=limits,
+        max_concurrent=serve.max_concurrent,
+        max_pixels=min(config.data.max_pixels, MAX_PIXELS),
+        body_s=serve.body_s,
+        fetch_s=serve.fetch_s,
+        allow_private=serve.allow_private,
+        token=token,
+        examples=tuple(example_posts(config)),
+    )
+    return ServiceSettings(
         policies=policies,
-        ingress=IngressSettings(
-            limits=RequestLimits(
-                max_text_chars=serve.max_text_chars,
-                max_body_bytes=serve.max_body_mib * _MIB,
-                max_batch=serve.max_batch,
-                text_searches=config.episode.text_searches,
-                image_searches=config.episode.image_searches,
-                deadline_s=serve.deadline_s,
-                urls=serve.urls,
-            ),
-            max_concurrent=serve.max_concurrent,
-            max_pixels=min(config.data.max_pixels, MAX_PIXELS),
-            body_s=serve.body_s,
-            fetch_s=serve.fetch_s,
-            allow_private=serve.allow_private,
-            token=token,
-            examples=tuple(example_posts(config)),
-        ),
+        ingress=ingress,
         pool=PoolSettings(search.timeout_s, max_pending=search.max_pending, per_query=policies[0].tool.web),
         host=serve.host,
         port=serve.port,
-        ingresses=ranges["ingress"],
-        engines=ranges["engines"],
-        searches=ranges["searches"],
+        ingresses=_range("ingress", serve.ingress),
+        engines=_range("engines", serve.engines),
+        searches=_range("searches", serve.searches),
         per_engine=serve.per_engine,
         search_cpus=search.cpus_per_worker,
     )
-    return Service(made, folder, _cpus(made), serve.proxy, follower, serve.follow_every_s)
 
 
 def last_run(runs: Path = RUNS) -> str:
@@ -175,13 +184,6 @@ def policy_card(source: ModelSource, name: str, folder: Path) -> PolicyCard:
 
     made = policy_folder(source, folder)
     return PolicyCard(name, source.name, str(made.resolve()), source.checkpoint)
-
-
-def _run(follow: str) -> ModelSource:
-    """The run that is followed, which may have no policy yet."""
-    from launch.model_source import run_source
-
-    return run_source(follow)
 
 
 def _first(follower: Follower, run: str, every_s: float, stop: threading.Event) -> PolicyCard | None:
