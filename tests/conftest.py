@@ -43,6 +43,7 @@ def local_ray() -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks for the mark in this very hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the heavy tests in one process, one after another, however many there are: they would starve each other."""
     for item in items:

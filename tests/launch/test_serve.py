@@ -28,6 +28,7 @@ from launch.make_train import free_ports
 from launch.run_checkpoints import BEST, BEST_POLICY
 from launch.starting import base_model_folder
 from sake_ray.config.load import resolve
+from tests.browser import needs_chromium, open_browser
 from tests.envs.fetch import hostile_pictures as pictures
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +165,24 @@ async def test_the_page_its_files_and_the_numbers_are_served(service: Running) -
             return all(f"ray_sake_ray_serve_{name}" in text for name in ("playing", "orders", "requests", "episode_s"))
 
         await service.until(counted, "no numbers in /metrics", 60)
+
+
+@needs_chromium
+async def test_the_page_shows_the_answer_to_an_example(service: Running) -> None:
+    async with service.session() as session:
+        wanted = (await ask(session, await post_of(session, 0)))[1]["entities"]
+    async with open_browser() as page:
+        await page.open(f"{service.url}/")
+        await page.until("document.documentElement.dataset.ready === 'yes' && document.querySelector('.example')")
+        await page.run("document.querySelector('.example').click()")
+        await page.until("document.getElementById('preview').naturalWidth > 0")
+        await page.run("document.getElementById('extract').click()")
+        await page.until("(document.querySelector('.state') || {textContent: ''}).textContent.startsWith('Done')")
+        names = await page.run("[...document.querySelectorAll('button.row .name')].map((name) => name.textContent)")
+        boxes = await page.run("document.querySelectorAll('.layer rect.box').length")
+        assert page.problems == []
+    assert names == [entity["text"] for entity in wanted]
+    assert boxes == sum(entity["box"] is not None for entity in wanted)
 
 
 async def test_what_is_bad_is_refused_with_its_field_and_the_service_goes_on(service: Running) -> None:
