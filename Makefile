@@ -21,7 +21,7 @@ train: setup  ## the main job on the embedded default; ARGS="preset=mini_fast tr
 
 test: setup lint-only  ## everything: lint, types, unit and integration tests
 	@echo "test: one process for those that start Ray and vLLM, one for all others"
-	@$(PYTEST) -n 2 --dist loadgroup
+	@$(PYTEST) -n 2
 
 test-fast: setup  ## only what needs neither Ray nor vLLM, under a minute
 	@HYPOTHESIS_PROFILE=fast $(PYTEST) -n 2 -m "not integration"

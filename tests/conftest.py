@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # No deadline: on a shared machine a slow example says nothing about the code.
 settings.register_profile("project", deadline=None, max_examples=100)
@@ -43,14 +46,6 @@ def local_ray() -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks for the mark in this very hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the heavy tests in one process, one after another, however many there are: they would starve each other."""
-    for item in items:
-        if item.get_closest_marker("integration") is not None:
-            item.add_marker(pytest.mark.xdist_group("integration"))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud that a green run has not shown parity with the released code, where it has not."""
     unseen = [report for report in terminalreporter.stats.get("skipped", []) if _ABSENT in str(report.longrepr)]
@@ -59,3 +54,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             f"GOLDEN PARITY WAS NOT CHECKED: {len(unseen)} tests were skipped, as there is {_ABSENT.partition(':')[0]}"
         )
         terminalreporter.write_line(line, red=True, bold=True)
+
+
+class HeavyTogether(LoadScopeScheduling):
+    """Files that start Ray or vLLM run in one process, one after another: side by side they would starve each other.
+
+    (xdist's own `--dist loadgroup` groups nothing under pytest 9.2, which names its tests in another way.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "integration" if _is_heavy(self.config.rootpath / file) else file
+
+
+@functools.cache
+def _is_heavy(file: Path) -> bool:
+    return "pytest.mark.integration" in file.read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HeavyTogether:
+    """How `pytest -n` shares the tests out."""
+    return HeavyTogether(config, log)
