@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
 import statistics
@@ -146,7 +147,8 @@ def compare(
                 sys.stderr.write(f"{arm}, {clients[index]} clients: {each}\n")
     rows = [_row(count, bare[index], served[index]) for index, count in enumerate(clients)]
     header = ["clients", "bare: requests/s", "served: requests/s", "served of bare", "tokens served / bare"]
-    header += [*(f"served p{p}, s" for p in PERCENTILES), "bare p50, s", "clients' CPU ms a request"]
+    header += [*(f"served p{p}, s" for p in PERCENTILES), "bare p50, s"]
+    header += ["CPU ms a request: bare", "served", "clients"]
     return markdown(header, rows)
 
 
@@ -160,6 +162,8 @@ def _row(count: int, bare: Sequence[dict[str, Any]], served: Sequence[dict[str, 
         spread([s["tokens"] / b["tokens"] for s, b in zip(served, bare, strict=True)]),
         *(spread([s[f"p{p}"] for s in served]) for p in PERCENTILES),
         spread([b["p50"] for b in bare]),
+        spread([b["cpu_ms"] for b in bare], 1),
+        spread([s["cpu_ms"] for s in served], 1),
         spread([s["client_cpu_ms"] for s in served], 1),
     ]
 
@@ -202,17 +206,18 @@ async def _all(session: aiohttp.ClientSession, url: str, posts: Sequence[Post], 
             took.append(time.perf_counter() - began)
             tokens += body["usage"]["generated_tokens"]
 
-    cpu, began = time.process_time(), time.perf_counter()
+    used, cpu, began = _service_cpu_s(), time.process_time(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu, used = time.perf_counter() - began, time.process_time() - cpu, _service_cpu_s() - used
     cuts = statistics.quantiles(took, n=100, method="inclusive")
     return {
         "requests": len(posts),
         "seconds": seconds,
         "tokens": tokens,
         "client_cpu_ms": 1e3 * cpu / len(posts),
+        "cpu_ms": 1e3 * used / len(posts),
         **{f"p{p}": cuts[p - 1] for p in PERCENTILES},
     }
 
@@ -290,14 +295,33 @@ async def _status(request: Any, wanted: int, name: str) -> str:
 def _memory() -> dict[str, float]:
     """MiB resident of the service's processes, by kind."""
     found: Counter[str] = Counter()
-    kinds = {"VLLM::EngineCore": "EngineCore", "ray::ServeReplica:sake_ray:": "", "ray::ProxyActor": "proxy"}
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
-        line = " ".join(process.info["cmdline"] or ())
-        for start, name in kinds.items():
-            if line.startswith(start):
-                kind = name or line.removeprefix(start).split(" ")[0].split(".")[0]
-                found[kind] += process.info["memory_info"].rss / 2**20
+    for kind, process in _processes():
+        with contextlib.suppress(psutil.Error):
+            found[kind] += process.memory_info().rss / 2**20
     return dict(found)
+
+
+def _service_cpu_s() -> float:
+    """CPU seconds of the service's processes, Ray's own among them."""
+    total = 0.0
+    for _, process in _processes():
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def _processes() -> Iterator[tuple[str, psutil.Process]]:
+    """All that descends from this process, by kind."""
+    replica = "ray::ServeReplica:sake_ray:"
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if line.startswith(replica):
+                yield line.removeprefix(replica).split(" ")[0].split(".")[0], process
+            elif line.startswith("VLLM::EngineCore"):
+                yield "EngineCore", process
+            else:
+                yield "Ray and proxies", process
 
 
 if __name__ == "__main__":

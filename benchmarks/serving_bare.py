@@ -28,6 +28,8 @@ import base64
 from collections.abc import Sequence
 from contextvars import ContextVar
 
+import psutil
+
 from actors.play import Play
 from actors.rollout_actor import build_worker
 from actors.vllm_engine import VllmEngine
@@ -133,11 +135,23 @@ async def _all(engine: Any, episodes: list[list[Turn]], clients: int) -> dict[st
                     tokens += len(output.outputs[0].token_ids)
             took.append(time.perf_counter() - began)
 
-    began = time.perf_counter()
+    cpu, began = _cpu_s(), time.perf_counter()
     await asyncio.gather(*(client(number) for number in range(clients)))
     took.sort()
-    seconds = time.perf_counter() - began
-    return {"requests": len(episodes), "seconds": seconds, "tokens": tokens, "p50": took[len(took) // 2]}
+    seconds, cpu = time.perf_counter() - began, _cpu_s() - cpu
+    return {
+        "requests": len(episodes),
+        "seconds": seconds,
+        "tokens": tokens,
+        "p50": took[len(took) // 2],
+        "cpu_ms": 1e3 * cpu / len(episodes),
+    }
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and its children."""
+    mine = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (mine, *mine.children(recursive=True)))
 
 
 def _numbers(text: str) -> list[int]:

@@ -117,9 +117,10 @@ def test_copies_that_are_served_no_more_are_removed_and_others_kept(run: Path, f
     assert [Path(card.folder).is_dir() for card in cards] == [False, True, True]
 
 
-def test_copies_of_an_earlier_service_are_replaced(run: Path, follower: Follower) -> None:
+def test_copies_of_an_earlier_service_are_gone(run: Path) -> None:
     put_policy(run, 2)
-    old = run.parent / "copies" / "000000-step-000002"
-    old.mkdir()
-    (old / "stale").touch()
+    old = run.parent / "earlier" / "000007-step-000002"
+    old.mkdir(parents=True)
+    follower = Follower(run, "a", old.parent)
     assert files_of(Path(looked(follower).folder)) == files_of(run / "best_policy")
+    assert not old.exists()

@@ -89,13 +89,15 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Ray head as `make train` starts it on a new machine, whose user has no token for Ray yet."""
-    from ray._raylet import Config
+    from ray._raylet import AuthenticationTokenLoader, Config
 
     before = dict(os.environ)
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     try:
         with ray_head(num_cpus=8) as address:
-            Config.initialize("")  # Ray read the authentication mode when a test before this one imported it
+            # Ray read the authentication mode and the token when a test before this one imported it.
+            Config.initialize("")
+            AuthenticationTokenLoader.instance().reset_cache()
             deadline = time.monotonic() + 60
             while True:
                 try:
@@ -109,6 +111,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 @pytest.fixture(scope="module")
