@@ -20,7 +20,7 @@ train: setup  ## the main job on the embedded default; ARGS="preset=mini_fast tr
 	@$(PY) launch/make_train.py $(ARGS)
 
 test: setup lint-only  ## everything: lint, types, unit and integration tests
-	@echo "test: in two processes; those that start Ray and vLLM first"
+	@echo "test: one process for those that start Ray and vLLM, one for all others"
 	@$(PYTEST) -n 2
 
 test-fast: setup  ## only what needs neither Ray nor vLLM, under a minute

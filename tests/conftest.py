@@ -57,17 +57,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 class HeavyTogether(LoadScopeScheduling):
-    """Files that start Ray or vLLM run one after another in two processes: those of `tests/launch`, and all others.
+    """Files that start Ray or vLLM run in one process, one after another: side by side they starve each other.
 
-    On two cores a third would starve them. (xdist's own `--dist loadgroup` groups nothing under pytest 9.2, which names
-    its tests in another way.)
+    Measured on two cores: with two such processes every test took over twice its time. (xdist's own `--dist loadgroup`
+    groups nothing under pytest 9.2, which names its tests in another way.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if not _is_heavy(self.config.rootpath / file):
-            return file
-        return "heavy, launch" if file.startswith("tests/launch/") else "heavy"
+        return "heavy" if _is_heavy(self.config.rootpath / file) else file
 
 
 @functools.cache
