@@ -124,7 +124,9 @@ def _settings(config: Config, policies: Sequence[ServedPolicy], token: str) -> S
     return ServiceSettings(
         policies=policies,
         ingress=ingress,
-        pool=PoolSettings(search.timeout_s, max_pending=search.max_pending, per_query=policies[0].tool.web),
+        pool=PoolSettings(
+            min(search.timeout_s, serve.search_s), max_pending=search.max_pending, per_query=policies[0].tool.web
+        ),
         host=serve.host,
         port=serve.port,
         ingresses=_range("ingress", serve.ingress),

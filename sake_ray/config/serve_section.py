@@ -41,6 +41,10 @@ class ServeConfig(Section):
     deadline_s: float = setting(
         60.0, "seconds in which a request is answered or given up; clients may ask for less", above=0.0
     )
+    search_s: float = setting(
+        15.0, "seconds a search may take (search.timeout_s, if that is less); then the policy is told, and answers",
+        above=0.0,
+    )  # fmt: skip
     body_s: float = setting(20.0, "seconds in which a request's body must have come", above=0.0)
     fetch_s: float = setting(10.0, "seconds in which the picture of an image_url must have come", above=0.0)
     urls: bool = setting(True, "whether pictures are fetched from an image_url")
