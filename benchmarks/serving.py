@@ -249,16 +249,30 @@ async def long_run(url: str, posts: Sequence[Post], clients: int) -> str:
             for _ in range(clients):
                 group.create_task(client(session))
         seconds = time.monotonic() - began
-        await asyncio.sleep(5)
-        async with session.get(f"{url}/metrics") as response:
-            lines = (await response.text()).splitlines()
-            playing = [line.rsplit(" ", 1)[1] for line in lines if line.startswith("ray_sake_ray_serve_playing")]
+        playing = await _under_way(session, url)
     kinds = sorted({kind for _, at in memory for kind in at})
     rows = [[kind, *(f"{at.get(kind, 0):.0f}" for _, at in memory)] for kind in kinds]
     table = markdown(["MiB resident after", *(f"{count:,}" for count, _ in memory)], rows)
     told = ", ".join(f"{name} {count:,}" for name, count in sorted(ends.items()))
     head = f"{len(posts):,} requests by {clients} clients in {seconds:.0f} s: {told}"
-    return f"{head}\nunder way at the end: {', '.join(playing)}\n\n{table}"
+    return f"{head}\nunder way at the end: {playing:.0f}\n\n{table}"
+
+
+async def _under_way(session: aiohttp.ClientSession, url: str) -> float:
+    """Orders that the service says to have under way, a minute after the last client was answered or left at most.
+
+    What Ray exports is some seconds old.
+    """
+    playing = 1.0
+    for _ in range(60):
+        async with session.get(f"{url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        name = "ray_sake_ray_serve_playing{"
+        playing = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+        if not playing:
+            break
+        await asyncio.sleep(1)
+    return playing
 
 
 async def _one(session: aiohttp.ClientSession, url: str, post: Post, rng: random.Random) -> str:
