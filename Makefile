@@ -8,7 +8,7 @@ PY     := $(abspath $(VENV))/bin/python
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint lint-only format docs clean
+.PHONY: help setup train test test-all test-fast lint lint-only format docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 \t/' | expand -t 22
@@ -19,8 +19,11 @@ setup:  ## make or update .venv (CPU or GPU packages, whichever fits the machine
 train: setup  ## the main job on the embedded default; ARGS="preset=mini_fast trainer.total_steps=5" changes settings
 	@$(PY) launch/make_train.py $(ARGS)
 
-test: setup lint-only  ## everything: lint, types, unit and integration tests
+test: setup lint-only  ## lint, types, unit and integration tests, but for the slowest
 	@echo "test: one process for those that start Ray and vLLM, one for all others"
+	@$(PYTEST) -n 2 -m "not slow"
+
+test-all: setup lint-only  ## as test, and the tests that take a minute or more each
 	@$(PYTEST) -n 2
 
 test-fast: setup  ## only what needs neither Ray nor vLLM, under a minute

@@ -99,6 +99,7 @@ async def within(call: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(call, 300)
 
 
+@pytest.mark.slow
 async def test_no_group_is_lost_with_an_engine_or_a_worker_and_the_weights_stay_current(stage: Stage) -> None:
     first = await stage.run()
     assert content(first) == content(await stage.run()), "same seeds, same trajectories"

@@ -138,6 +138,7 @@ def test_two_ranks_of_which_one_is_killed_take_the_same_course_as_one(whole: Pat
     assert_same_curve(run_dir, whole, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_job_killed_whole_ends_with_the_curve_of_an_undisturbed_one(
     local_ray: None, whole: Path, model: Path
 ) -> None:

@@ -299,6 +299,7 @@ def released(folder: Path, shared: Path) -> list[str]:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 async def test_the_mini_model_goes_on_where_it_was_cut_off_and_ends_with_the_same_report(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

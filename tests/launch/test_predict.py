@@ -280,6 +280,7 @@ def test_ctrl_c_keeps_what_was_answered(posts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_shipped_model_answers_here_without_ray(tmp_path: Path) -> None:
     from launch.job_data import load_miniworld
     from sake_ray.config.load import resolve

@@ -69,6 +69,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_tagging_run_ends_as_one_that_was_not(tags: Path) -> None:
     run(command("tag_difficulty", f"run.dir={tags.parent / 'undisturbed'}"))
     for name in ("samples.jsonl", "tags.jsonl"):
@@ -80,6 +81,7 @@ def test_a_killed_tagging_run_ends_as_one_that_was_not(tags: Path) -> None:
     assert (tags / "hits.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_what_is_built_of_the_tags_is_replayable_and_of_use_elsewhere(tags: Path) -> None:
     folder = tags.parent / "secot"
     words = command("build_secot", f"tags.file={tags / 'tags.jsonl'}", f"run.dir={folder}")
