@@ -14,16 +14,17 @@ from actors.serving.examples import ExamplePost
 from envs.fetch.picture import prepare_picture
 from envs.fetch.refusal import FetchRefused
 from launch.job_data import load_miniworld
+from launch.predicting import SUFFIXES
 from sake_ray.config.config import Config
 from sake_ray.data.images import MAX_IMAGE_BYTES
 from sake_ray.data.json_files import read_text, read_values
 from sake_ray.data.problems import DataError
+from sake_ray.prompts import MAX_POST_CHARS
 from sake_ray.types import Difficulty, Example
 
 MINIWORLD, YOURS = "MiniWorld", "yours"
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 _MOST, _EACH = 200, 4
-_PIXELS, _CHARS = 1_000_000, 4_000
+_PIXELS = 1_000_000
 
 
 def example_posts(config: Config) -> list[ExamplePost]:
@@ -77,14 +78,14 @@ def _rows(folder: Path) -> Iterator[tuple[str, Path, str]]:
         return
     for picture in sorted(folder.iterdir()):
         text = picture.with_suffix(".txt")
-        if picture.suffix.lower() in _SUFFIXES and _inside(text, folder):
+        if picture.suffix.lower() in SUFFIXES and _inside(text, folder):
             yield _post(read_text(text), str(text)), picture, ""
 
 
 def _post(text: str, where: str) -> str:
     if not text.strip():
         raise DataError(f"{where}: the post is empty")
-    return text.strip()[:_CHARS]
+    return text.strip()[:MAX_POST_CHARS]
 
 
 def _inside(file: Path, folder: Path) -> bool:

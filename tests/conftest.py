@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,17 +32,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A local Ray with more cores than the machine has, so that every pool of a test fits; one for all tests."""
-    import ray
+    from actors.placement import joined_ray
 
-    from actors.placement import init_ray
-
-    folder = init_ray(num_cpus=16, python_path=Path(__file__).parents[1])
-    try:
+    with joined_ray(16, python_path=Path(__file__).parents[1]):
         yield
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

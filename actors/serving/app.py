@@ -219,8 +219,7 @@ async def _pump(desk: Desk, asked: Asked, events: asyncio.Queue[Event | None]) -
 
 
 def _problem(problem: Problem, more: Mapping[str, str] | None = None) -> Response:
-    headers = {} if problem.retry_s is None else {"Retry-After": str(max(1, round(problem.retry_s)))}
-    return _json(problem.shown(), problem.status, {**headers, **(more or {})}, MEDIA_TYPE)
+    return _json(problem.shown(), problem.status, {**problem.headers, **(more or {})}, MEDIA_TYPE)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None, media_type: str = JSON) -> Response:

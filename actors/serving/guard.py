@@ -77,13 +77,9 @@ class Guard:
 
 async def send_problem(problem: Problem, send: Callable[[Message], Awaitable[None]]) -> None:
     """Answer with a problem."""
-    headers = [(b"content-type", MEDIA_TYPE.encode())]
-    if problem.retry_s is not None:
-        headers.append((b"retry-after", str(max(1, round(problem.retry_s))).encode()))
-    if problem.code == "unauthorized":
-        headers.append((b"www-authenticate", b"Bearer"))
     body = json.dumps(problem.shown()).encode()
-    headers.append((b"content-length", str(len(body)).encode()))
+    told = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
+    headers = [(name.lower().encode(), value.encode()) for name, value in told.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -111,12 +111,9 @@ class EpisodePlayer:
         events: list[Event] = []
         for item in told:
             match item:
-                case (int() as turn, str() as text) if events and events[-1].name == "delta":
-                    text = events[-1].data["text"] + text if events[-1].data["turn"] == turn else text
-                    if events[-1].data["turn"] == turn:
-                        events.pop()
-                    events.append(Event("delta", {"turn": turn, "text": text}))
                 case (int() as turn, str() as text):
+                    if events and events[-1].name == "delta" and events[-1].data["turn"] == turn:
+                        text = events.pop().data["text"] + text
                     events.append(Event("delta", {"turn": turn, "text": text}))
                 case (int() as index, Turn() as turn, int() as prompt_tokens, int() as tokens):
                     shown.append(turn_shown(index, turn, prompt_tokens, tokens, None))

@@ -41,6 +41,12 @@ class Problem(Exception):
         """The HTTP status."""
         return _KINDS[self.code][0]
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that go with it."""
+        headers = {} if self.retry_s is None else {"Retry-After": str(max(1, round(self.retry_s)))}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.code == "unauthorized" else {})
+
     def shown(self) -> dict[str, Any]:
         """The body."""
         status, title = _KINDS[self.code]

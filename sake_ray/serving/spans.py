@@ -38,7 +38,7 @@ def _place(text: str, name: str, taken: Sequence[Span]) -> Span | None:
         free = (span for span in places if not any(span[0] < end and start < span[1] for start, end in taken))
         if (span := min(free, key=lambda place: not _whole(text, place), default=None)) is not None:
             return span
-    return next((span for span in places), None)
+    return places[0] if places else None
 
 
 def _whole(text: str, span: Span) -> bool:
