@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -18,9 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray
-
-from actors.placement import init_ray
+from actors.placement import joined_ray
 from launch.control import watched
 from launch.display import RunDisplay
 from launch.job_data import DataSet, load_data
@@ -61,18 +58,14 @@ def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
     cpus, _ = totals(describe_plan(config))
     growth = AutoscaleSettings.read(config.rollout.autoscale)
     spare = 0.0 if growth is None else (growth.high - config.rollout.workers) * config.rollout.cpus_per_worker
-    scratch = init_ray(num_cpus=max(2, round(cpus + spare + 0.5)))
     try:
-        return asyncio.run(run_job(config, resumed))
+        with joined_ray(max(2, round(cpus + spare + 0.5))):
+            return asyncio.run(run_job(config, resumed))
     except Exception as error:  # the process boundary
         if (why := spent(error)) is None:
             raise
         log.error("%s. The same command then goes on from the run's last checkpoint", why)
         return SPENT
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 async def run_job(config: Config, resumed: Checkpoint | None) -> int:

@@ -6,6 +6,7 @@ The job is whole but for its actors, data and cold start, which are the trainer 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import runpy
@@ -20,10 +21,11 @@ from typing import Any, cast
 
 import pytest
 
+from envs.tools.web_tool import SearchSpent
 from launch import rl, run_checkpoints, training
 from launch.job_data import DataSet
 from launch.pools import Pools
-from launch.rl import COLLAPSED, FULL, REFUSED, STOPPED, run_job
+from launch.rl import COLLAPSED, FULL, REFUSED, SPENT, STOPPED, run_job
 from launch.run_checkpoints import RunCheckpoints, find_checkpoint
 from launch.starting import Start
 from sake_ray.config.config import Config
@@ -276,7 +278,7 @@ def test_a_refused_run_ends_with_one_sentence_before_anything_is_started_or_writ
     words = [*SETTINGS, f"run.dir={tmp_path}"]
     assert job.run(settings(tmp_path)) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    monkeypatch.setattr(rl, "init_ray", no_ray)
+    monkeypatch.setattr("ray.init", no_ray)
     monkeypatch.setattr(sys, "argv", ["rl_test.py", *words, "reward.preset=release"])
     assert rl.main("test") == REFUSED
     assert capsys.readouterr().err.startswith(
@@ -284,6 +286,55 @@ def test_a_refused_run_ends_with_one_sentence_before_anything_is_started_or_writ
     )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert json.loads((tmp_path / "config.json").read_text())["reward"]["preset"] == "paper"
+
+
+# --- its Ray --------------------------------------------------------------------------------------
+
+
+class Ray:
+    """Ray's beginning and end, as the job asks for them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.up, self.cpus, self.folder = False, 0, Path()
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr("ray.init", self.begin)
+        monkeypatch.setattr("ray.shutdown", self.end)
+
+    def begin(self, **options: Any) -> None:
+        self.up, self.cpus, self.folder = True, options["num_cpus"], Path(options["_temp_dir"])
+
+    def end(self) -> None:
+        self.up = False
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, 0), (SearchSpent("no credit is left"), SPENT), (RuntimeError("a bug"), None)]
+)
+def test_a_ray_of_its_own_lasts_as_long_as_the_job_however_that_ends(
+    error: Exception | None, status: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Ray(monkeypatch)
+
+    async def job(config: Config, resumed: Checkpoint | None) -> int:
+        assert started.up and started.folder.is_dir()
+        if error is not None:
+            raise error
+        return 0
+
+    monkeypatch.setattr(rl, "run_job", job)
+    words = [*SETTINGS, f"run.dir={tmp_path}", "rollout.workers=1", "rollout.cpus_per_worker=2"]
+    monkeypatch.setattr(sys, "argv", ["rl_test.py", *words, "rollout.autoscale=1:1"])
+    if status is None:
+        with pytest.raises(RuntimeError, match="a bug"):
+            rl.main("test")
+    else:
+        assert rl.main("test") == status
+    assert not started.up and not started.folder.exists()
+    fixed = started.cpus
+    monkeypatch.setattr(sys, "argv", ["rl_test.py", *words, "rollout.autoscale=1:4"])
+    with contextlib.suppress(RuntimeError):
+        rl.main("test")
+    assert started.cpus == fixed + 3 * 2  # room for the workers that may join
 
 
 # --- stopping -------------------------------------------------------------------------------------
