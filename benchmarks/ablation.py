@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs uninstalled
 
-from launch.words import read_words  # noqa: E402
+from benchmarks.script import words_or_exit  # noqa: E402
 from sake_ray.data.json_files import write_lines  # noqa: E402
 from sake_ray.report import Row, read_metrics  # noqa: E402
 
@@ -54,7 +54,7 @@ class Plan:
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Plan:
         """Read the command line."""
-        words = read_words(arguments, ("seeds", "arms", "steps", "out", "overrides"))
+        words = words_or_exit(arguments, ("seeds", "arms", "steps", "out", "overrides"), __doc__)
         return cls(
             seeds=tuple(int(seed) for seed in words.get("seeds", "0,1,2").split(",")),
             arms=tuple(words.get("arms", ",".join(ARMS)).split(",")),

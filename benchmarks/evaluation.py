@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.words import read_words
+from benchmarks.script import words_or_exit
 from rewards.entities import Claim
 from rewards.evaluation.records import GoldEntity, PostRecord
 from rewards.evaluation.report import Provenance, build_report
@@ -200,7 +200,7 @@ def _as_row(text: str, kind: str, box: Quad | None = None) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Measure, print, and write where asked to."""
-    words = read_words(arguments, ("posts", "repeats", "out"))
+    words = words_or_exit(arguments, ("posts", "repeats", "out"), __doc__)
     found = measure(int(words.get("posts", "1500")), int(words.get("repeats", "9")))
     sys.stdout.write(f"{found['posts']} posts, {found['entities']} gold entities\n")
     for name, seconds in found["seconds"].items():

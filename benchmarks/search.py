@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,14 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import aiohttp
 import ray
 
-from actors.placement import init_ray
 from actors.search_build import ToolSpec
 from actors.search_pool import PoolSettings, SearchPool
 from benchmarks import search_limiter, search_store
+from benchmarks.script import own_ray, words_or_exit
 from envs.tools.search_server import SearchServer, serving
 from envs.tools.web_tool import WebTool
 from launch.search_tool import open_web_tool
-from launch.words import read_words
 from sake_ray.config.search_section import SearchConfig
 from sake_ray.types import Example, ImageRef, QueryResult, SearchKind, TextSearch
 
@@ -177,24 +175,19 @@ def main(arguments: list[str]) -> int:
     """Measure everything; returns the exit status."""
     if arguments == ["serve"]:
         asyncio.run(serve())
-    words = read_words(arguments, ("queries", "together", "out"))
+    words = words_or_exit(arguments, ("queries", "together", "out"), __doc__)
     queries = [f"query {n}" for n in range(int(words.get("queries", "2000")))]
     server = subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     url = server.stdout.readline().strip()
-    folder = Path(tempfile.mkdtemp(prefix="sake-bench-"))
-    scratch = init_ray(num_cpus=4, python_path=Path(__file__).resolve().parents[1])
     try:
-        pool = asyncio.run(measure_pool(url, folder, queries, int(words.get("together", "32"))))
-        report: dict[str, Any] = {"pool": {name: vars(t) for name, t in pool.items()}}
-        report["limiter"] = asdict(search_limiter.measure())
+        with tempfile.TemporaryDirectory(prefix="sake-bench-") as folder, own_ray(4):
+            pool = asyncio.run(measure_pool(url, Path(folder), queries, int(words.get("together", "32"))))
+            report: dict[str, Any] = {"pool": {name: vars(t) for name, t in pool.items()}}
+            report["limiter"] = asdict(search_limiter.measure())
     finally:
-        ray.shutdown()
         server.terminate()
         server.wait()
-        for path in (scratch, folder):
-            if path is not None:
-                shutil.rmtree(path, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="sake-bench-") as store:
         report["store"] = search_store.measure(Path(store))
     sys.stdout.write(table(pool) + "\n" + json.dumps(report, indent=1) + "\n")

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs uninstalled
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs uninstalled
 
-from envs.limiter.lease import LeaseClient  # noqa: E402
-from envs.limiter.messages import LimiterPort, Service, ServiceLimits  # noqa: E402
-from envs.limiter.service import LimiterService  # noqa: E402
-from launch.words import read_words  # noqa: E402
+from benchmarks.script import own_ray, words_or_exit
+from envs.limiter.lease import LeaseClient
+from envs.limiter.messages import LimiterPort, Service, ServiceLimits
+from envs.limiter.service import LimiterService
 
 SERVICE = Service("bench", ServiceLimits(1e6, burst=500_000, concurrency=100_000, late_s=0.2))
 
@@ -121,21 +119,12 @@ def measure(*, clients: int = 8, callers: int = 64, seconds: float = 3.0) -> Fig
 
 def main() -> None:
     """Measure, and write the figures to standard output as JSON."""
-    import ray
-
-    from actors.placement import init_ray
-
-    words = read_words(sys.argv[1:], ("seconds", "clients", "callers"))
+    words = words_or_exit(sys.argv[1:], ("seconds", "clients", "callers"), __doc__)
     clients = int(words.get("clients", "8"))
-    folder = init_ray(num_cpus=clients + 2, python_path=ROOT)
-    try:
+    with own_ray(clients + 2):
         figures = measure(
             clients=clients, callers=int(words.get("callers", "64")), seconds=float(words.get("seconds", "3"))
         )
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write(json.dumps(asdict(figures), indent=1) + "\n")
 
 

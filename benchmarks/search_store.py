@@ -20,9 +20,9 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs uninstalled
 
+from benchmarks.script import words_or_exit  # noqa: E402
 from envs.answers.key import AnswerKey  # noqa: E402
 from envs.answers.store import AnswerStore  # noqa: E402
-from launch.words import read_words  # noqa: E402
 
 PROCESSES = 8
 _TEXT = "Ada Lovelace was a mathematician and writer. " * 13
@@ -115,7 +115,7 @@ def _put_pictures(store: AnswerStore, n: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Measure and write the figures as JSON."""
-    words = read_words(arguments, ["folder", "answers"])
+    words = words_or_exit(arguments, ["folder", "answers"], __doc__)
     with tempfile.TemporaryDirectory(dir=words.get("folder")) as folder:
         figures = measure(Path(folder) / "store", int(words.get("answers", "2000")))
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
