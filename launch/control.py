@@ -180,11 +180,12 @@ def _sizes(text: str) -> dict[str, Any]:
 @asynccontextmanager
 async def watched(config: Config, run_dir: Path, pools: Pools) -> AsyncIterator[JobControl]:
     """A job that people can watch and scale; `RUN/ray.json` says where, as long as it runs."""
+    bounds = config.rollout.bounds()
     control = JobControl(
         run_dir,
         {"rollout": pools.rollout, "search": pools.search, "reward": pools.rewards},
         pools.learner,
-        autoscale=AutoscaleSettings.read(config.rollout.autoscale),
+        autoscale=None if bounds is None else AutoscaleSettings(*bounds),
     )
     note = run_dir / NOTE
     write_json(note, {"address": ray.get_runtime_context().gcs_address, "job": control.name})

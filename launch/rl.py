@@ -35,7 +35,6 @@ from sake_ray.data.json_files import read_values
 from sake_ray.data.problems import DataError
 from sake_ray.pages import run_page
 from sake_ray.report import draw_curves, read_metrics, table_text
-from sake_ray.trainer.autoscale import AutoscaleSettings
 from sake_ray.trainer.checkpoint import Checkpoint, CheckpointError, NoRoom
 from sake_ray.trainer.trainer import Collapsed, StopRequested, Trainer
 
@@ -56,8 +55,9 @@ def main(job: str, defaults: Mapping[str, Any] | None = None) -> int:
         sys.stderr.write(f"{job}: {error}\n")
         return REFUSED
     cpus, _ = totals(describe_plan(config))
-    growth = AutoscaleSettings.read(config.rollout.autoscale)
-    spare = 0.0 if growth is None else (growth.high - config.rollout.workers) * config.rollout.cpus_per_worker
+    rollout = config.rollout
+    _, most = rollout.bounds() or (0, rollout.workers)
+    spare = (most - rollout.workers) * rollout.cpus_per_worker
     try:
         with joined_ray(max(2, round(cpus + spare + 0.5))):
             return asyncio.run(run_job(config, resumed))

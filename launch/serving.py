@@ -30,13 +30,14 @@ from launch.search_tool import cache_dir, check_search
 from launch.serving_examples import example_posts
 from launch.starting import MINI
 from launch.words import UsageError, read_words
-from sake_ray.config.cli import ConfigError, config_or_exit
+from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
+from sake_ray.config.values import ConfigError, read_range
 from sake_ray.serving.messages import PolicyCard
 from sake_ray.serving.request import RequestLimits
 
 if TYPE_CHECKING:
-    from actors.serving.deploy import Range, ServedPolicy, ServiceSettings
+    from actors.serving.deploy import ServedPolicy, ServiceSettings
 
 log = logging.getLogger(__name__)
 JOB = "serve"
@@ -129,9 +130,9 @@ def _settings(config: Config, policies: Sequence[ServedPolicy], token: str) -> S
         ),
         host=serve.host,
         port=serve.port,
-        ingresses=_range("ingress", serve.ingress),
-        engines=_range("engines", serve.engines),
-        searches=_range("searches", serve.searches),
+        ingresses=read_range("serve.ingress", serve.ingress),
+        engines=read_range("serve.engines", serve.engines),
+        searches=read_range("serve.searches", serve.searches),
         per_engine=serve.per_engine,
         search_cpus=search.cpus_per_worker,
     )
@@ -236,13 +237,6 @@ def _check_address(host: str, port: int, token: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(f"serve.port={port}: cannot listen at {host}: {error.strerror}; choose another") from None
-
-
-def _range(name: str, text: str) -> Range:
-    low, _, high = text.partition(":")
-    if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
-        raise ConfigError(f"serve.{name}={text}: must be MIN:MAX, whole numbers from 1; nearest: serve.{name}=1:2")
-    return int(low), int(high)
 
 
 def _cpus(settings: ServiceSettings) -> int:

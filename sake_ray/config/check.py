@@ -14,7 +14,6 @@ from sake_ray.config.config import Config
 from sake_ray.config.difficulty import parse_weights
 from sake_ray.config.search_section import CACHE_MODES
 from sake_ray.config.values import ConfigError, nearest, show
-from sake_ray.trainer.autoscale import AutoscaleSettings
 
 RELEASED_MAX_TURNS = 3
 """The released reward knows no longer episode (rewards/format.py; rewards are not to be imported from here)."""
@@ -105,7 +104,10 @@ def _check_reward(config: Config) -> None:
 def _check_engines(config: Config) -> None:
     rollout, rank_gpus = config.rollout, config.learner.gpus_per_rank
     gpus, parallel = rollout.gpus_per_worker, rollout.tensor_parallel
-    _check_range(rollout.autoscale, rollout.workers)
+    low, high = rollout.bounds() or (rollout.workers, rollout.workers)
+    if not low <= rollout.workers <= high:
+        why = f"outside rollout.autoscale={rollout.autoscale}, where the pool must begin"
+        _refuse("rollout.workers", rollout.workers, why, min(max(rollout.workers, low), high))
     if gpus > 1 and not gpus.is_integer():
         _refuse("rollout.gpus_per_worker", gpus, "more than one GPU must be a whole number", int(gpus))
     if parallel > max(1, gpus):
@@ -122,17 +124,6 @@ def _check_engines(config: Config) -> None:
     if rank_gpus == 0 and config.model.dtype != "float32":
         why = "a learner on a CPU (learner.gpus_per_rank=0) computes in float32"
         _refuse("model.dtype", config.model.dtype, why, "float32")
-
-
-def _check_range(text: str, workers: int) -> None:
-    """Refuse what is no MIN:MAX, or a first size outside it."""
-    try:
-        bounds = AutoscaleSettings.read(text)
-    except ValueError:
-        _refuse("rollout.autoscale", text, "must be MIN:MAX, whole numbers from 1", f"{workers}:{workers * 2}")
-    if bounds is not None and not bounds.low <= workers <= bounds.high:
-        why = f"outside rollout.autoscale={text}, where the pool must begin"
-        _refuse("rollout.workers", workers, why, min(max(workers, bounds.low), bounds.high))
 
 
 def _check_sampling(config: Config) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from sake_ray.config.guard_section import GuardConfig
 from sake_ray.config.search_section import SearchConfig
 from sake_ray.config.serve_section import ServeConfig
-from sake_ray.config.values import Section, setting
+from sake_ray.config.values import Section, read_range, setting
 
 DTYPES = ("float32", "bfloat16")
 
@@ -137,13 +137,19 @@ class RolloutConfig(Section):
         choices=("wait", "abort", "keep"),
     )
     stall_timeout_s: float = setting(120.0, "an engine with requests and no step for so long is built anew", low=1.0)
-    autoscale: str = setting("", "MIN:MAX rollout actors, followed by the learner's waiting; empty: fixed")
+    autoscale: str = setting(
+        "", "MIN:MAX rollout actors, followed by the learner's waiting; empty: fixed", is_range=True
+    )
     cpus_per_worker: float = setting(1.0, "CPUs reserved for each engine", low=0.0)
     gpus_per_worker: float = setting(0.0, "GPUs reserved for each engine", low=0.0)
     tensor_parallel: int = setting(1, "GPUs one engine is spread over", low=1)
     kv_cache_gib: int = setting(1, "KV cache of an engine on CPU, whole GiB", low=1)
     gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory an engine takes", above=0.0, high=1.0)
     dtype: str = setting("float32", "number format of the engine", choices=DTYPES)
+
+    def bounds(self) -> tuple[int, int] | None:
+        """MIN and MAX of `autoscale`; None where the number of actors is fixed."""
+        return read_range("rollout.autoscale", self.autoscale) if self.autoscale else None
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ class ServeConfig(Section):
         "its statistics to anybody at ports 8404 and 9101",
         choices=("python", "haproxy"),
     )
-    ingress: str = setting("1:2", "MIN:MAX processes that take requests")
-    engines: str = setting("1:1", "MIN:MAX engines of each policy")
-    searches: str = setting("1:2", "MIN:MAX search workers")
+    ingress: str = setting("1:2", "MIN:MAX processes that take requests", is_range=True)
+    engines: str = setting("1:1", "MIN:MAX engines of each policy", is_range=True)
+    searches: str = setting("1:2", "MIN:MAX search workers", is_range=True)
     per_engine: int = setting(32, "requests under way in an engine above which another one is started", low=1)
     max_concurrent: int = setting(128, "requests under way in an ingress above which it answers 429", low=1)
     max_body_mib: int = setting(12, "MiB of a request's body", low=1, high=1024)

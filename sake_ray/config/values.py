@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 Value = str | int | float | bool
 
+_MOST = 9_999
+_RANGE = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
 _TYPE_WORDS: dict[type, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -31,6 +34,7 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     is_path: bool = False,
+    is_range: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and limits.
 
@@ -40,9 +44,11 @@ def setting(
         choices: the only valid values, when there are few.
         low, high: inclusive bounds of a number; `above` is an exclusive lower one.
         is_path: a file or folder of the user's, so that a launcher can make it absolute.
+        is_range: MIN:MAX for `read_range`, or the default.
     """
     metadata = {
-        "help": help, "choices": tuple(choices), "low": low, "high": high, "above": above, "is_path": is_path
+        "help": help, "choices": tuple(choices), "low": low, "high": high, "above": above, "is_path": is_path,
+        "is_range": is_range,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -79,6 +85,8 @@ class Section:
             if wanted is float:
                 object.__setattr__(self, field.name, float(value))  # one form, so that 1 and 1.0 have one hash
             _check_limits(path, value, field.metadata)
+            if field.metadata["is_range"] and value != field.default:
+                read_range(path, value)
 
 
 def parse_value(path: str, text: str, wanted: type, example: Value) -> Value:
@@ -94,6 +102,22 @@ def parse_value(path: str, text: str, wanted: type, example: Value) -> Value:
     except (ValueError, KeyError):
         words = _TYPE_WORDS[wanted]
         raise ConfigError(f"{path}={text}: must be {words}, e.g. {path}={show(example)}") from None
+
+
+def read_range(path: str, text: str) -> tuple[int, int]:
+    """The two numbers of a MIN:MAX.
+
+    Raises:
+        ConfigError: the text is none, or MIN is 0 or above MAX.
+    """
+    found = _RANGE.fullmatch(text)
+    low, high = map(int, found.groups()) if found else (0, 0)
+    if 1 <= low <= high:
+        return low, high
+    meant = sorted(max(1, int(number)) for number in re.findall(r"[0-9]{1,4}", text)[:2]) or [1, 2]
+    raise ConfigError(
+        f"{path}={text}: must be MIN:MAX, whole numbers from 1 to {_MOST}; nearest: {path}={meant[0]}:{meant[-1]}"
+    )
 
 
 def show(value: Any) -> str:

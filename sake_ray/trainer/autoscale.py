@@ -27,21 +27,7 @@ class AutoscaleSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:
-            raise ValueError(f"rollout.autoscale={self.low}:{self.high}: must be 1 <= MIN <= MAX")
-
-    @staticmethod
-    def read(text: str) -> AutoscaleSettings | None:
-        """`MIN:MAX`, or nothing.
-
-        Raises:
-            ValueError: it is no such thing.
-        """
-        if not text:
-            return None
-        low, _, high = text.partition(":")
-        if not (low.isdecimal() and high.isdecimal()):
-            raise ValueError(f"rollout.autoscale={text}: must be MIN:MAX, whole numbers from 1")
-        return AutoscaleSettings(int(low), int(high))
+            raise ValueError(f"a size from {self.low} to {self.high}: must be 1 <= low <= high")
 
 
 class Autoscaler:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from envs.tools.local_index import INDEX_NAME, SOURCE_NAME
@@ -29,7 +29,7 @@ from sake_ray.config.load import FIELDS, preset_names
 from sake_ray.config.ready import ENCYCLOPAEDIA, check_ready
 from sake_ray.config.render import markdown
 from sake_ray.config.sections import AlgorithmConfig
-from sake_ray.config.values import Value, show
+from sake_ray.config.values import Value, read_range, show
 
 PROJECT = Path(__file__).parents[2]
 
@@ -96,8 +96,11 @@ def test_the_real_models_train_with_the_published_hyper_parameters(preset: str) 
             "trainer.max_staleness=1 algorithm.is_cap=0",
             ["algorithm.is_cap=0", "trainer.max_staleness=1", "nearest: algorithm.is_cap=2"],
         ),
-        ("rollout.autoscale=4", ["rollout.autoscale=4", "MIN:MAX", "nearest: rollout.autoscale=1:2"]),
+        ("rollout.autoscale=4", ["rollout.autoscale=4", "MIN:MAX", "nearest: rollout.autoscale=4:4"]),
         ("rollout.autoscale=2:4", ["rollout.workers=1", "nearest: rollout.workers=2"]),
+        ("serve.ingress=0:2", ["serve.ingress=0:2", "MIN:MAX", "nearest: serve.ingress=1:2"]),
+        ("serve.engines=", ["serve.engines=:", "MIN:MAX", "nearest: serve.engines=1:2"]),
+        ("serve.searches=3:1", ["serve.searches=3:1", "nearest: serve.searches=1:3"]),
         ("episode.max_turn_tokens=5000", ["episode.max_turn_tokens=5000", "max_tokens=4096"]),
         ("learner.row_tokens=9000", ["learner.row_tokens=9000", "micro_batch_tokens"]),
         ("learner.minibatches=17", ["learner.minibatches=17", "nearest: learner.minibatches=16"]),
@@ -114,6 +117,30 @@ def test_what_cannot_be_is_refused_with_field_value_and_a_way_out(
         load(*argument.split())
     for words in says:
         assert words in str(caught.value)
+
+
+@given(low=st.integers(1, 9_999), more=st.integers(0, 9_998))
+def test_a_range_is_read_as_it_is_written(low: int, more: int) -> None:
+    high = min(low + more, 9_999)
+    assert read_range("serve.engines", f"{low}:{high}") == (low, high)
+    assert RolloutConfig(autoscale=f"{low}:{high}").bounds() == (low, high)
+    assert RolloutConfig().bounds() is None
+
+
+@given(st.text() | st.from_regex(r"\s?-?[0-9]{0,5}:?[0-9]{0,5}\s?") | st.integers(0).map(lambda n: f"{n}:1"))
+@example("1:" + 5_000 * "9")
+@example("١:٢")
+@example("1:2\n")
+def test_what_is_no_range_is_refused_with_one_that_would_do(text: str) -> None:
+    try:
+        low, high = read_range("serve.engines", text)
+    except ConfigError as error:
+        said, _, instead = str(error).rpartition("; nearest: serve.engines=")
+        assert said == f"serve.engines={text}: must be MIN:MAX, whole numbers from 1 to 9999"
+        low, high = read_range("serve.engines", instead)
+    else:
+        assert [int(part) for part in text.split(":")] == [low, high]
+    assert 1 <= low <= high <= 9_999
 
 
 def test_the_released_reward_allows_as_many_turns_as_it_can_score() -> None:
