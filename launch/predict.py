@@ -33,19 +33,8 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launch.predicting import (
-    RESULTS,
-    Asker,
-    AskingEnded,
-    Post,
-    Results,
-    alone_in,
-    draw,
-    one_post,
-    posts_of_file,
-    posts_of_folder,
-    predict_all,
-)
+from launch.post_files import Post, one_post, posts_of_file, posts_of_folder
+from launch.predicting import RESULTS, Asker, AskingEnded, Results, alone_in, draw, predict_all
 from launch.words import UsageError, read_words
 from sake_ray.config.values import ConfigError, show
 from sake_ray.data.problems import DataError
@@ -140,7 +129,7 @@ def help_text() -> str:
 def _posts(words: Words) -> list[Post]:
     if words.image:
         return [one_post(words.text, Path(words.image))]
-    return posts_of_folder(Path(words.folder)) if words.folder else posts_of_file(Path(words.posts))
+    return posts_of_folder(Path(words.folder), "folder") if words.folder else posts_of_file(Path(words.posts))
 
 
 def _predict(words: Words, settings: Sequence[str], posts: list[Post]) -> int:

@@ -1,9 +1,8 @@
-"""Posts to ask about, and what was answered: read from files, asked some at a time, kept as the answers come.
+"""Posts to ask about, and what was answered: asked some at a time, kept as the answers come.
 
 `results.jsonl` has a line a post: {"id", "status", "result" or "problem"}; the picture with its boxes is <id>.png
-beside it. Knows nothing of who answers. Always holds: a row that cannot be used is named by file and line before
-anything is asked; a post that has a result is not asked again, one with a problem is; a post's picture is there before
-its line; no picture of the user's is written over.
+beside it. Knows nothing of who answers. Always holds: a post that has a result is not asked again, one with a problem
+is; a post's picture is there before its line; no picture of the user's is written over.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import fcntl
 import io
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,34 +25,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from envs.fetch.picture import MAX_PIXELS, prepare_picture
 from envs.fetch.refusal import FetchRefused
+from launch.post_files import Post
 from sake_ray.coldstart.all_posts import for_all
 from sake_ray.coldstart.stage_folder import SETTINGS, GrowingFile, claim
-from sake_ray.data.images import MAX_IMAGE_BYTES
-from sake_ray.data.json_files import read_text, read_values, write_lines
+from sake_ray.data.json_files import read_values, write_lines
 from sake_ray.data.problems import DataError
 from sake_ray.pages.annotate import annotate
 
 log = logging.getLogger(__name__)
-RESULTS, LISTED = "results.jsonl", "posts.jsonl"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+RESULTS = "results.jsonl"
 MAX_LINE = 16 * 2**20
 """Characters of a result, which holds what searches said."""
-_KEYS = ("id", "text", "image")
-_PLAIN = re.compile(r"[^\W_](?:[\w. -]{0,118}\w)?")
 _LINE_S = 15.0
 
 
 class AskingEnded(Exception):
     """Nobody answers any more, or nobody may be asked; the message is a sentence for people."""
-
-
-@dataclass(frozen=True)
-class Post:
-    """A post with its picture."""
-
-    id: str
-    text: str
-    picture: Path
 
 
 @dataclass(frozen=True)
@@ -78,91 +64,6 @@ class Asker(Protocol):
     async def ask(self, post: Post) -> Reply:
         """The answer to a post, or its problem; `AskingEnded` when no post would get one."""
         ...
-
-
-# --- posts -----------------------------------------------------------------------------------------------
-
-
-def one_post(text: str, picture: Path) -> Post:
-    """A post of the command line.
-
-    Raises:
-        DataError: it has no text or no picture.
-    """
-    if wrong := _wrong(text, picture):
-        raise DataError(f"{wrong[0]}: {wrong[1]}")
-    return Post(picture.stem, text, picture)
-
-
-def posts_of_folder(folder: Path) -> list[Post]:
-    """The posts of its `posts.jsonl`, else every picture with its post in a text file of the same name.
-
-    Raises:
-        DataError: there are none, or one cannot be used.
-    """
-    if not folder.is_dir():
-        raise DataError(f"folder={folder}: no such folder")
-    if (folder / LISTED).is_file():
-        return posts_of_file(folder / LISTED)
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    found = [path for path in pictures if path.with_suffix(".txt").is_file()]
-    if not found:
-        raise DataError(f"folder={folder}: holds neither {LISTED} nor a picture with a .txt of the same name")
-    if alone := len(pictures) - len(found):
-        log.warning("%d of %d pictures in %s have no .txt beside them and are left out", alone, len(pictures), folder)
-    posts: dict[str, Post] = {}
-    for picture in found:
-        words = picture.with_suffix(".txt")
-        text = read_text(words).strip()
-        if wrong := _wrong(text, picture):
-            raise DataError(f"{words if wrong[0] == 'text' else picture}: {wrong[1]}")
-        _add(posts, Post(picture.stem, text, picture), str(picture))
-    return list(posts.values())
-
-
-def posts_of_file(path: Path) -> list[Post]:
-    """The posts of a JSON-lines file of {"text", "image": a path, relative to the file, "id" optional}.
-
-    Raises:
-        DataError: there are none, or a line cannot be used.
-    """
-    posts: dict[str, Post] = {}
-    for line, row in read_values(path):
-        at = f"{path}:{line}"
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("text", "image")):
-            raise DataError(f'{at}: must be an object with "text" and "image"')
-        if unknown := sorted(row.keys() - set(_KEYS)):
-            raise DataError(f"{at}: unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}")
-        picture = path.parent / row["image"]
-        if wrong := _wrong(row["text"], picture):
-            raise DataError(f"{at}: {wrong[0]}: {wrong[1]}")
-        given = row.get("id", line)
-        if not isinstance(given, str | int) or not _PLAIN.fullmatch(str(given)):
-            raise DataError(f"{at}: id: {given!r:.60} is no plain name of letters, digits, '.', '-', '_' and blanks")
-        _add(posts, Post(str(given), row["text"], picture), at)
-    if not posts:
-        raise DataError(f"{path}: holds no post")
-    return list(posts.values())
-
-
-def _wrong(text: str, picture: Path) -> tuple[str, str] | None:
-    """What is wrong with a post: which part of it, and why."""
-    if not text.strip():
-        return "text", "the post is empty"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return "text", "half a character (a lone surrogate) stands in the post"
-    if "\0" in str(picture) or not picture.is_file():
-        return "image", f"{picture}: no such picture"
-    if picture.stat().st_size > MAX_IMAGE_BYTES:
-        return "image", f"{picture}: larger than the {MAX_IMAGE_BYTES} bytes a picture may have"
-    return None
-
-
-def _add(posts: dict[str, Post], post: Post, at: str) -> None:
-    """Keep a post whose id, which names a file, no other has."""
-    if (same := post.id.casefold()) in posts:
-        raise DataError(f"{at}: the id {post.id!r} is that of an earlier post too; give each its own")
-    posts[same] = post
 
 
 # --- answers ---------------------------------------------------------------------------------------------

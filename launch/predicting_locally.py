@@ -28,7 +28,8 @@ from envs.tools.api import ApiSettingsError
 from envs.tools.web_tool import SearchSpent
 from launch.model_source import find_model
 from launch.pools import worker_settings
-from launch.predicting import AskingEnded, Post, Reply
+from launch.post_files import Post
+from launch.predicting import AskingEnded, Reply
 from launch.search_tool import open_search
 from launch.serving import data_root, last_run, policy_card, policy_config
 from launch.tagging import model_fingerprint

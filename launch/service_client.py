@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from launch.predicting import AskingEnded, Post, Reply
+from launch.post_files import Post
+from launch.predicting import AskingEnded, Reply
 from sake_ray.bounded_json import JsonRefused, parse_json
 from sake_ray.serving.problems import Problem
 

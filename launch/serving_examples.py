@@ -1,12 +1,12 @@
 """The posts that the service's page offers to try: MiniWorld's, and those of a folder of the user's.
 
-A folder holds pictures with their post in a text file of the same name (`a.jpg`, `a.txt`), or `posts.jsonl` of
-{"text": …, "image": FILE in the folder, "note": optional}. Knows nothing of the page. Always holds: pictures are
-decoded under limits before they are offered, and written anew; nothing outside the folder is read.
+What a folder holds is said in `launch/post_files.py`. Knows nothing of the page. Always holds: pictures are decoded
+under limits before they are offered, and written anew; nothing outside the folder is read.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,14 +14,13 @@ from actors.serving.examples import ExamplePost
 from envs.fetch.picture import prepare_picture
 from envs.fetch.refusal import FetchRefused
 from launch.job_data import load_miniworld
-from launch.predicting import SUFFIXES
+from launch.post_files import posts_of_folder
 from sake_ray.config.config import Config
-from sake_ray.data.images import MAX_IMAGE_BYTES
-from sake_ray.data.json_files import read_text, read_values
 from sake_ray.data.problems import DataError
 from sake_ray.prompts import MAX_POST_CHARS
 from sake_ray.types import Difficulty, Example
 
+log = logging.getLogger(__name__)
 MINIWORLD, YOURS = "MiniWorld", "yours"
 _MOST, _EACH = 200, 4
 _PIXELS = 1_000_000
@@ -51,43 +50,12 @@ def _shown(posts: Iterable[Example], note: str) -> Iterator[ExamplePost]:
 
 
 def _own(folder: Path) -> Iterator[ExamplePost]:
-    if not folder.is_dir():
-        raise DataError(f"serve.examples={folder}: no such folder")
-    rows = list(_rows(folder))
-    if not rows:
-        raise DataError(f"serve.examples={folder}: holds neither posts.jsonl nor a picture with a .txt beside it")
-    for text, picture, note in rows[:_MOST]:
-        if not _inside(picture, folder):
-            raise DataError(f"{picture}: no picture in serve.examples={folder}")
-        if picture.stat().st_size > MAX_IMAGE_BYTES:
-            raise DataError(f"{picture}: larger than {MAX_IMAGE_BYTES} bytes")
+    posts = posts_of_folder(folder, "serve.examples", inside=True)
+    if len(posts) > _MOST:
+        log.warning("serve.examples=%s: the first %d of %d posts are offered", folder, _MOST, len(posts))
+    for post in posts[:_MOST]:
         try:
-            made = prepare_picture(picture.read_bytes(), max_pixels=_PIXELS)
+            made = prepare_picture(post.picture.read_bytes(), max_pixels=_PIXELS)
         except FetchRefused as refused:
-            raise DataError(f"{picture}: {refused.detail}") from None
-        yield ExamplePost(text, made.data, "image/jpeg", YOURS, note)
-
-
-def _rows(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    listed = folder / "posts.jsonl"
-    if listed.is_file():
-        for line, row in read_values(listed):
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("text", "image")):
-                raise DataError(f"{listed}:{line}: must be an object with text and image")
-            yield _post(row["text"], f"{listed}:{line}"), folder / row["image"], str(row.get("note", ""))
-        return
-    for picture in sorted(folder.iterdir()):
-        text = picture.with_suffix(".txt")
-        if picture.suffix.lower() in SUFFIXES and _inside(text, folder):
-            yield _post(read_text(text), str(text)), picture, ""
-
-
-def _post(text: str, where: str) -> str:
-    if not text.strip():
-        raise DataError(f"{where}: the post is empty")
-    return text.strip()[:MAX_POST_CHARS]
-
-
-def _inside(file: Path, folder: Path) -> bool:
-    """Whether it is a file in the folder, and no link out of it."""
-    return file.is_file() and file.resolve().parent == folder.resolve()
+            raise DataError(f"{post.picture}: {refused.detail}") from None
+        yield ExamplePost(post.text.strip()[:MAX_POST_CHARS], made.data, "image/jpeg", YOURS, post.note)

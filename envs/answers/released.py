@@ -33,11 +33,11 @@ from envs.tools.search_cache import (
 from envs.tools.shown import shown_value
 from sake_ray.bounded_json import parse_json
 from sake_ray.data.gold import PLAIN_NAME
+from sake_ray.data.images import PICTURE_SUFFIXES
 from sake_ray.types import QueryResult, SearchKind
 
 _GRAPH = "graph"
 """In a shown answer: true where its first picture is the knowledge graph's. Nobody needs it but an export."""
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def _add_picture(store: AnswerStore, image: CachedImage | None) -> tuple[StoredP
     if image is None:
         return ()
     suffix = image.path.suffix.lower()
-    suffix = suffix if suffix in _SUFFIXES else ".jpg"
+    suffix = suffix if suffix in PICTURE_SUFFIXES else ".jpg"
     return tuple(
         store.add_picture(image.path.read_bytes(), suffix, ref.width, ref.height)
         for ref in usable_pictures([image.path])

@@ -23,6 +23,7 @@ from typing import Any
 
 from envs.tools.local_rows import CSV, GZIPPED, JSON_LINES, PARQUET, LocalIndexError, read_rows
 from envs.tools.pictures import UnsafePathError, inside
+from sake_ray.data.images import PICTURE_SUFFIXES
 
 SOURCE_NAME = "encyclopaedia.jsonl"
 DOCUMENTS = "documents"
@@ -30,7 +31,6 @@ CAPTIONS = "captions"
 PICTURES = "pictures"
 DOCUMENT_SUFFIXES = (JSON_LINES, GZIPPED, PARQUET)
 CAPTION_SUFFIXES = (JSON_LINES, GZIPPED, CSV, PARQUET)
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 MAX_TITLE_CHARS = 1_000
 MAX_TEXT_CHARS = 1_000_000

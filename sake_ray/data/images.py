@@ -30,6 +30,7 @@ MAX_ASPECT = 100
 """How many times as long as the other a side may be. Qwen's image processors refuse a ratio over 200, and truncating
 the sides of a sized picture to whole pixels can make its ratio half as large again."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_STANDIN_BOXES = 500
 _LABEL_CHARS = 40
 _MAX_COORDINATE = 1e12

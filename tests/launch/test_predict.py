@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from launch.predict import main
-from launch.predicting import Post, posts_of_file, posts_of_folder
 from sake_ray.serving.problems import Problem
 from tests.launch.extract_stub import ExtractStub, Form, Said, result_of, running, write_picture
 
@@ -126,62 +125,6 @@ def test_help_lists_the_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     assert "python launch/predict.py image=photo.jpg" in said and "deadline_s" in said and "(default 60.0)" in said
-
-
-# --- posts -----------------------------------------------------------------------------------------------
-
-
-def test_a_folder_of_pictures_with_their_posts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("b.jpg", "a b (1).PNG", "alone.png"):
-        write_picture(tmp_path / name)
-    (tmp_path / "a b (1).txt").write_text(" Ada \n")
-    (tmp_path / "b.txt").write_text("Bob")
-    (tmp_path / "notes.txt").write_text("no post")
-    assert posts_of_folder(tmp_path) == [
-        Post("a b (1)", "Ada", tmp_path / "a b (1).PNG"), Post("b", "Bob", tmp_path / "b.jpg")
-    ]  # fmt: skip
-    assert "1 of 3 pictures" in caplog.text
-    write_picture(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="the id 'b' is that of an earlier post too"):
-        posts_of_folder(tmp_path)
-    (tmp_path / "b.png").unlink()
-    (tmp_path / "b.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"b\.txt: the post is empty"):
-        posts_of_folder(tmp_path)
-
-
-def test_a_file_of_posts_names_pictures_beside_it_or_anywhere(tmp_path: Path) -> None:
-    near, far = write_picture(tmp_path / "in" / "x" / "near.png"), write_picture(tmp_path / "far.png")
-    rows: list[dict[str, Any] | str] = [
-        {"text": "Ada", "image": "x/near.png"}, "", {"text": "Bob", "image": str(far), "id": "bob-1"}
-    ]  # fmt: skip
-    file = write_posts(tmp_path / "in" / "posts.jsonl", rows)
-    expected = [Post("1", "Ada", near), Post("bob-1", "Bob", far)]
-    assert posts_of_file(file) == expected and posts_of_folder(tmp_path / "in") == expected
-
-
-@pytest.mark.parametrize(
-    ("row", "sentence"),
-    [
-        ("{", "posts.jsonl:2"),
-        ('["Ada"]', 'posts.jsonl:2: must be an object with "text" and "image"'),
-        ({"text": "Ada"}, 'posts.jsonl:2: must be an object with "text" and "image"'),
-        ({"text": "Ada", "image": "a.png", "note": ""}, "posts.jsonl:2: unknown key 'note'"),
-        ({"text": " ", "image": "a.png"}, "posts.jsonl:2: text: the post is empty"),
-        ({"text": "\ud83d", "image": "a.png"}, "posts.jsonl:2: text: half a character"),
-        ({"text": "Ada", "image": "none.png"}, "none.png: no such picture"),
-        ({"text": "Ada", "image": "a\0.png"}, "no such picture"),
-        ({"text": "Ada", "image": "a.png", "id": "../a"}, "posts.jsonl:2: id: '../a' is no plain name"),
-        ({"text": "Ada", "image": "a.png", "id": None}, "posts.jsonl:2: id: None is no plain name"),
-        ({"text": "Ada", "image": "a.png", "id": "1"}, "posts.jsonl:2: the id '1' is that of an earlier post"),
-    ],
-)
-def test_a_row_that_cannot_be_is_named(row: dict[str, Any] | str, sentence: str, tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
-    file = write_posts(tmp_path / "posts.jsonl", [{"text": "Ada", "image": "a.png"}, row])
-    with pytest.raises(ValueError) as refused:
-        posts_of_file(file)
-    assert sentence in str(refused.value)
 
 
 # --- many posts ------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 
 from launch import service_client
-from launch.predicting import AskingEnded, Post, Reply
+from launch.post_files import Post
+from launch.predicting import AskingEnded, Reply
 from launch.service_client import ServiceClient, checked_url
 from sake_ray.serving.problems import Problem
 from tests.launch.extract_stub import ExtractStub, Form, Said, result_of, running, write_picture

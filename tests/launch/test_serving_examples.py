@@ -59,11 +59,12 @@ def test_a_list_names_pictures_and_notes(tmp_path: Path) -> None:
         ({"text": "a", "image": "/etc/hostname"}, "/etc/hostname"),
         ({"text": "a", "image": "none.png"}, "none.png"),
         ({"text": "a", "image": "nul\0.png"}, "nul"),
-        ({"text": "a", "image": ""}, "no picture"),
+        ({"text": "a", "image": ""}, "no such picture"),
         ({"text": "a", "image": "broken.png"}, "broken.png"),
         ({"text": " ", "image": "good.png"}, "posts.jsonl:1"),
         ({"text": "a"}, "posts.jsonl:1"),
         (["a", "good.png"], "posts.jsonl:1"),
+        ({"text": "a", "image": "good.png", "mark": 1}, "mark"),
     ],
 )
 def test_what_cannot_be_offered_is_named(tmp_path: Path, row: object, named: str) -> None:
