@@ -121,6 +121,7 @@ class RolloutWorker:
 
         Raises:
             WorkerBroken: the engine could not be brought back; nothing of the group is kept.
+            PromptTooLong: the post's prompt leaves no room for an answer.
             ValueError: no seeds, or an episode found its input impossible.
         """
         if not seeds:
@@ -142,7 +143,8 @@ class RolloutWorker:
 
         Raises:
             WorkerBroken: the engine could not be brought back.
-            ValueError: the episode found its input impossible.
+            PromptTooLong: the post's prompt leaves no room for an answer.
+            ValueError: the episode found its input impossible in another way.
         """
         return await self._trajectory(example, how, trajectory_id, _GroupImages(self._load_image))
 

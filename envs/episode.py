@@ -31,6 +31,10 @@ from sake_ray.types import (
 )
 
 
+class PromptTooLong(ValueError):
+    """A post whose first prompt leaves no room for an answer: the post's fault, not that of who plays it."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeLimits:
     """Bounds of one episode. Token limits count expanded ids; `max_images` counts the post's own image too.
@@ -86,7 +90,8 @@ async def run_episode(
     it ends as DEADLINE, with the turns that were whole by then.
 
     Raises:
-        ValueError: the first prompt alone fills the budget, or the engine returned more than asked.
+        PromptTooLong: the first prompt alone fills the budget.
+        ValueError: the first prompt has more images than fit, or the engine returned more than asked.
         RuntimeError: the engine aborted the request (to be run again by the caller).
     """
     env = SearchEnv(example, search, text_searches=limits.text_searches, image_searches=limits.image_searches)
@@ -150,7 +155,7 @@ def _first_segment(example: Example, codec: Codec, limits: EpisodeLimits) -> Seg
     """The first prompt; one that leaves no room would make a trajectory without a single trained token."""
     segment = codec.prompt(example)
     if len(segment.token_ids) >= limits.max_tokens:
-        raise ValueError(
+        raise PromptTooLong(
             f"post {example.id}: its prompt takes {len(segment.token_ids)} tokens of episode.max_tokens="
             f"{limits.max_tokens}; raise episode.max_tokens or lower data.max_pixels"
         )

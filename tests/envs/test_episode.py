@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.episode import EpisodeLimits, run_episode, turn_seed, without_last_images
+from envs.episode import EpisodeLimits, PromptTooLong, run_episode, turn_seed, without_last_images
 from sake_ray.trajectory import Segment, Trajectory, Turn
 from sake_ray.types import (
     Answer,
@@ -213,8 +213,26 @@ def test_budget_images_and_masks_hold_for_every_episode(texts: list[str], limits
 
 
 async def test_a_prompt_that_fills_the_budget_is_an_error_that_names_the_post() -> None:
-    with pytest.raises(ValueError, match=r"post p1.*episode\.max_tokens"):
-        await run(ScriptedPolicy(ANSWER), EpisodeLimits(max_tokens=14))
+    policy = ScriptedPolicy(ANSWER)
+    with pytest.raises(PromptTooLong, match=r"post p1.*episode\.max_tokens"):
+        await run(policy, EpisodeLimits(max_tokens=14))
+    assert (await run(policy, EpisodeLimits(max_tokens=15))).done
+
+
+class Babbling(ScriptedPolicy):
+    """Writes more than it is asked for."""
+
+    async def generate(
+        self, short_ids: Sequence[int], images: Sequence[ImageRef], *, max_tokens: int, seed: int
+    ) -> Completion:
+        more = max_tokens + 1
+        return Completion((101,) * more, (-0.5,) * more, ANSWER, "stop", 3)
+
+
+async def test_what_is_not_the_posts_fault_is_not_told_as_a_post_too_long() -> None:
+    with pytest.raises(ValueError, match="were asked for") as caught:
+        await run(Babbling(ANSWER))
+    assert not isinstance(caught.value, PromptTooLong)
 
 
 async def test_an_aborted_request_is_no_trajectory() -> None:
