@@ -35,6 +35,7 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_images: int = 8
     kv_cache_gib: float = 1.0
+    picture_cache_gib: float = 1.0
     gpu_memory_utilization: float = 0.9
     tensor_parallel: int = 1
     temperature: float = 1.0
@@ -84,6 +85,7 @@ def build_engine(config: EngineConfig, backend: str, stats: EngineStats) -> Any:
         max_num_batched_tokens=max(config.max_model_len, CPU_STEP_TOKENS) if on_cpu else None,
         kv_cache_memory_bytes=int(config.kv_cache_gib * _GIB) if on_cpu else None,
         gpu_memory_utilization=config.gpu_memory_utilization,
+        mm_processor_cache_gb=config.picture_cache_gib,
         skip_mm_profiling=on_cpu,
         # After logit bias and temperature: what the learner's own log-probs are compared with.
         logprobs_mode="processed_logprobs",

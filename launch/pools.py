@@ -54,6 +54,7 @@ def worker_settings(config: Config, model: Path, prompts: Prompts | None = None)
             max_num_seqs=rollout.max_num_seqs,
             max_images=episode.max_images,
             kv_cache_gib=rollout.kv_cache_gib,
+            picture_cache_gib=rollout.picture_cache_gib,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             tensor_parallel=rollout.tensor_parallel,
             temperature=rollout.temperature,

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from actors.search_build import ToolSpec
 from actors.search_pool import PoolSettings
+from actors.serving.settings import IngressSettings, ServedPolicy, ServiceSettings
 from envs.fetch.picture import MAX_PIXELS
 from launch.following import Follower
 from launch.job_data import load_miniworld
@@ -35,9 +35,6 @@ from sake_ray.config.config import Config
 from sake_ray.config.values import ConfigError, read_range
 from sake_ray.serving.messages import PolicyCard
 from sake_ray.serving.request import RequestLimits
-
-if TYPE_CHECKING:
-    from actors.serving.deploy import ServedPolicy, ServiceSettings
 
 log = logging.getLogger(__name__)
 JOB = "serve"
@@ -99,9 +96,6 @@ def plan_service(arguments: Sequence[str], stop: threading.Event, stack: ExitSta
 
 def _settings(config: Config, policies: Sequence[ServedPolicy], token: str) -> ServiceSettings:
     """The service's parts, as the first policy's configuration has them."""
-    from actors.serving.deploy import ServiceSettings
-    from actors.serving.ingress import IngressSettings
-
     serve, search = config.serve, config.search
     limits = RequestLimits(
         max_text_chars=serve.max_text_chars,
@@ -163,8 +157,6 @@ def policy_config(source: ModelSource, settings: Sequence[str], job: str = JOB) 
 
 
 def _policy(config: Config, card: PolicyCard) -> ServedPolicy:
-    from actors.serving.deploy import ServedPolicy
-
     tool = ToolSpec(config.search, str(data_root(config)), cache_dir(config), config.data.max_pixels)
     settings = worker_settings(config, Path(card.folder))
     # Nobody trains on what is served; vLLM's own series cost as much as a search.

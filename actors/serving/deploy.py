@@ -6,8 +6,7 @@ policy restarts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -16,13 +15,11 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from actors.placement import Resources, process_env
-from actors.rollout_actor import WorkerSettings
-from actors.search_build import ToolSpec
-from actors.search_pool import PoolSettings
 from actors.serving.board import start_board
 from actors.serving.engine import EngineReplica, engine_options
-from actors.serving.ingress import Ingress, IngressSettings
+from actors.serving.ingress import Ingress
 from actors.serving.search import SearchReplica, ServedSearch
+from actors.serving.settings import ServedPolicy, ServiceSettings
 from sake_ray.serving.messages import PolicyCard
 
 APP = "sake_ray"
@@ -30,34 +27,6 @@ _HEALTH_S, _HEALTH_LIMIT_S = 5.0, 30.0
 _DRAIN_S = 120.0
 SWAP_S = 120.0
 _AT_ONCE = 1_000
-
-Range = tuple[int, int]
-"""Least and most replicas."""
-
-
-@dataclass(frozen=True)
-class ServedPolicy:
-    """A policy and what its engines are built from."""
-
-    card: PolicyCard
-    settings: WorkerSettings
-    tool: ToolSpec
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """The whole service."""
-
-    policies: Sequence[ServedPolicy]
-    ingress: IngressSettings
-    pool: PoolSettings
-    host: str
-    port: int
-    ingresses: Range
-    engines: Range
-    searches: Range
-    per_engine: int
-    search_cpus: float
 
 
 class RunningService:

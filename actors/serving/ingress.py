@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,30 +17,16 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from actors.serving.app import build_app
 from actors.serving.desk import Desk, EngineGone
-from actors.serving.examples import ExamplePost, Examples
+from actors.serving.examples import Examples
 from actors.serving.guard import Guard
 from actors.serving.metrics_text import gather
 from actors.serving.series import IngressSeries
+from actors.serving.settings import IngressSettings
 from envs.fetch.fetcher import FetchLimits, PictureFetcher
 from sake_ray.data.images import MAX_IMAGE_BYTES
 from sake_ray.serving.messages import Event, Order, PolicyCard
-from sake_ray.serving.request import RequestLimits
 
 _GONE = (RayActorError, DeploymentUnavailableError)
-
-
-@dataclass(frozen=True)
-class IngressSettings:
-    """What each ingress is built from. `token` empty: none is asked for."""
-
-    limits: RequestLimits
-    max_concurrent: int
-    max_pixels: int
-    body_s: float
-    fetch_s: float
-    allow_private: bool
-    token: str
-    examples: tuple[ExamplePost, ...] = ()
 
 
 @serve.ingress()

@@ -32,7 +32,8 @@ FREE = frozenset(
         "reward.workers", "reward.cpus_per_worker",
         "rollout.workers", "rollout.autoscale", "rollout.stall_timeout_s", "learner.max_restarts",
         "rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.tensor_parallel",
-        "rollout.max_num_seqs", "rollout.kv_cache_gib", "rollout.gpu_memory_utilization", "learner.ranks",
+        "rollout.max_num_seqs", "rollout.kv_cache_gib", "rollout.picture_cache_gib", "rollout.gpu_memory_utilization",
+        "learner.ranks",
         "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.micro_batch_tokens", "learner.row_tokens",
         "learner.logprob_chunk", "learner.gradient_checkpointing",
         # Who pays for searches and how much, and where their answers are kept.

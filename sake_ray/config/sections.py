@@ -144,6 +144,9 @@ class RolloutConfig(Section):
     gpus_per_worker: float = setting(0.0, "GPUs reserved for each engine", low=0.0)
     tensor_parallel: int = setting(1, "GPUs one engine is spread over", low=1)
     kv_cache_gib: int = setting(1, "KV cache of an engine on CPU, whole GiB", low=1)
+    picture_cache_gib: float = setting(
+        4.0, "main memory an engine keeps prepared pictures in, GiB; taken as they come, not at the start", low=0.05
+    )
     gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory an engine takes", above=0.0, high=1.0)
     dtype: str = setting("float32", "number format of the engine", choices=DTYPES)
 
