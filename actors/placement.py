@@ -98,14 +98,16 @@ def init_ray(
     temp_dir: Path | None = None,
     dashboard: bool = False,
     python_path: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Path | None:
     """Join the cluster this process was submitted to, or start one on this machine.
 
-    Under `ray job submit` (or with RAY_ADDRESS set) the running cluster is used and the arguments do
+    Under `ray job submit` (or with RAY_ADDRESS set) the running cluster is used and the arguments but `env` do
     not apply. Otherwise a local one is started with its files in `temp_dir`, or in a new folder that
     is returned for the caller to remove; token authentication stays on, as Ray does it by default.
     `num_cpus` is what Ray believes it has: pass at least what the job's actors take together.
-    `python_path` is put on the actors' import path (for a project that is not installed).
+    `python_path` is put on the actors' import path (for a project that is not installed), `env` in the environment of
+    all actors.
 
     Raises:
         RuntimeError: Ray was already started in this process.
@@ -113,7 +115,9 @@ def init_ray(
     if ray.is_initialized():
         raise RuntimeError("Ray is already running in this process; call init_ray once, first")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=True)
+        ray.init(
+            address=os.environ["RAY_ADDRESS"], log_to_driver=True, runtime_env={"env_vars": dict(env)} if env else None
+        )
         return None
     # Kept short: Ray puts unix sockets under it, whose paths must not pass 107 bytes.
     made = Path(tempfile.mkdtemp(prefix="sr-")) if temp_dir is None else None
@@ -123,15 +127,17 @@ def init_ray(
         include_dashboard=dashboard,
         _temp_dir=str(made or temp_dir),
         log_to_driver=True,
-        runtime_env={"env_vars": {"PYTHONPATH": str(python_path)}} if python_path else None,
+        runtime_env={"env_vars": {**(env or {}), **({"PYTHONPATH": str(python_path)} if python_path else {})}},
     )
     return made
 
 
 @contextlib.contextmanager
-def joined_ray(num_cpus: int, *, python_path: Path | None = None) -> Iterator[None]:
+def joined_ray(
+    num_cpus: int, *, python_path: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """`init_ray` until the block ends; a Ray that was started is gone then, with its files."""
-    scratch = init_ray(num_cpus=num_cpus, python_path=python_path)
+    scratch = init_ray(num_cpus=num_cpus, python_path=python_path, env=env)
     try:
         yield
     finally:

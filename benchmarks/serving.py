@@ -1,6 +1,6 @@
 """What the service itself costs: the same tokens from bare vLLM and through the service, and a long run of it.
 
-    python benchmarks/serving.py model=RUN_OR_POLICY [clients=1,8,64] [requests=60,240,640] [repeats=2]
+    python benchmarks/serving.py model=RUN_OR_POLICY|large [clients=1,8,64] [requests=60,240,640] [repeats=2]
                                  [proxy=haproxy|python] [out=FILE]
     python benchmarks/serving.py model=RUN_OR_POLICY soak=10000 [clients=32]
 
@@ -8,10 +8,10 @@ Each post is asked for once: its picture is sent with it, its episode is played,
 process of its own, `benchmarks/serving_bare.py`) is given the prompts and pictures of those very turns and the number
 of tokens each was answered with, by as many clients, each of which waits for a turn before it asks for the next; no
 parsing, no search, no HTTP. Arms take turns. The clients run in this process and share the machine with the service,
-which bare vLLM's do not have to: their CPU time is told. The long run adds bad requests and clients that leave in the
-middle of a stream, and reads the memory of every process of the service.
-Always holds: a request that fails ends the
-script, unless it was sent to fail.
+which bare vLLM's do not have to: their CPU time is told. `large` is the random model of some 90 million parameters of
+`benchmarks/weight_sync.py`, with the settings of `mini`: it seldom ends a turn and never searches. The long run adds
+bad requests and clients that leave in the middle of a stream, and reads the memory of every process of the service.
+Always holds: a request that fails ends the script, unless it was sent to fail.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.script import words_or_exit
 from benchmarks.tables import markdown, spread
+from benchmarks.weight_sync import make_large_model
 from launch.make_train import free_ports
 from sake_ray.config.sections import WorldConfig
 from sake_ray.data.loading import load_split
@@ -47,6 +48,7 @@ from sake_ray.data.miniworld_files import WorldSpec, ensure_world
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 300.0
+LARGE = "large"
 PERCENTILES = (50, 95, 99)
 Post = dict[str, str]
 
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         folder = Path(made)
         # Enough posts that nobody is helped by a prompt that was there before.
         posts = make_posts(folder, soak or sum(requests) + 32)
+        if words["model"] == LARGE:
+            words["model"] = str(make_large_model(folder / LARGE))
         if soak:
             with service(words["model"], folder, words["proxy"]) as url:
                 sys.stdout.write(asyncio.run(long_run(url, posts, clients[0])))
@@ -99,6 +103,7 @@ def service(model: str, folder: Path, proxy: str) -> Iterator[str]:
     (port,) = free_ports((8000,))
     command = [sys.executable, str(ROOT / "launch" / "serve.py"), f"model={model}", f"serve.port={port}"]
     command += [f"run.dir={folder / 'service'}", "serve.max_concurrent=512", f"serve.proxy={proxy}"]
+    command += _settings(model)
     log = folder / "service.log"
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink)
@@ -112,6 +117,11 @@ def service(model: str, folder: Path, proxy: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=120)
+
+
+def _settings(model: str) -> list[str]:
+    """What is said of a model; a run's policy has its run's own settings."""
+    return ["preset=mini"] if Path(model).name == LARGE else []
 
 
 # --- bare vLLM and the service in turns ------------------------------------------------------------------
@@ -170,7 +180,11 @@ def _row(count: int, bare: Sequence[dict[str, Any]], served: Sequence[dict[str, 
 
 def _bare(model: str, folder: Path, clients: Sequence[int], requests: Sequence[int]) -> list[dict[str, Any]]:
     words = [f"model={model}", f"posts={folder / 'posts.jsonl'}", f"out={folder / 'bare.json'}", "warm=32"]
-    words += [f"clients={','.join(map(str, clients))}", f"requests={','.join(map(str, requests))}"]
+    words += [
+        f"settings={' '.join(_settings(model))}",
+        f"clients={','.join(map(str, clients))}",
+        f"requests={','.join(map(str, requests))}",
+    ]
     log = folder / "bare.log"
     with log.open("w") as sink:
         status = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "serving_bare.py"), *words],

@@ -61,7 +61,8 @@ async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[d
     """Learn the turns, then measure: one row a number of clients."""
     with tempfile.TemporaryDirectory(prefix="bare-") as made:
         source = find_model(words["model"])
-        config = resolve([], job="serve", defaults=policy_defaults(source, [], Path(made) / "run"))
+        given = words["settings"].split()
+        config = resolve(given, job="serve", defaults=policy_defaults(source, given, Path(made) / "run"))
         root = load_miniworld(config).root
         ensure_local_index(root)
         settings = worker_settings(config, source.folder)
@@ -160,6 +161,6 @@ def _numbers(text: str) -> list[int]:
 
 if __name__ == "__main__":
     KEYS = ("model", "posts", "out", "warm", "clients", "requests")
-    WORDS = words_or_exit(sys.argv[1:], KEYS, __doc__, required=KEYS)
+    WORDS = {"settings": ""} | words_or_exit(sys.argv[1:], (*KEYS, "settings"), __doc__, required=KEYS)
     POSTS = [json.loads(line) for line in Path(WORDS["posts"]).read_text(encoding="utf-8").splitlines()]
     Path(WORDS["out"]).write_text(json.dumps(asyncio.run(main(WORDS, POSTS))), encoding="utf-8")

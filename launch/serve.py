@@ -59,10 +59,9 @@ def main(arguments: Sequence[str]) -> int:
             service = plan_service(arguments, stop, stack)
             if service is None:
                 return STOPPED
-            # For a Ray of this machine alone; a cluster that RAY_ADDRESS names has an environment of its own.
-            for name, value in (_QUICK | (_HAPROXY if service.proxy == "haproxy" else {})).items():
-                os.environ.setdefault(name, value)
-            stack.enter_context(joined_ray(service.cpus, python_path=Path(__file__).resolve().parents[1]))
+            env = _QUICK | (_HAPROXY if service.proxy == "haproxy" else {})
+            env = {name: os.environ.setdefault(name, value) for name, value in env.items()}
+            stack.enter_context(joined_ray(service.cpus, python_path=Path(__file__).resolve().parents[1], env=env))
             return _serve(service, stop)
     except (UsageError, ConfigError, DataError, ImageError, PromptError) as error:  # the process boundary
         sys.stderr.write(f"{JOB}: {error}\n")
@@ -70,9 +69,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve(service: Service, stop: threading.Event) -> int:
-    from actors.serving.deploy import SWAP_S, RunningService
+    from actors.serving.deploy import SWAP_S, RunningService, ServeTaken
 
-    running = RunningService.start(service.settings)
+    try:
+        running = RunningService.start(service.settings)
+    except ServeTaken as error:
+        raise UsageError(str(error)) from error
     try:
         log.info(
             "serving %s", ", ".join(f"{each.card.model} as {each.card.name}" for each in service.settings.policies)

@@ -29,6 +29,10 @@ SWAP_S = 120.0
 _AT_ONCE = 1_000
 
 
+class ServeTaken(RuntimeError):
+    """Ray Serve is in use."""
+
+
 class RunningService:
     """An application that serves, from `start` to `stop`."""
 
@@ -40,8 +44,14 @@ class RunningService:
         """Start Serve's proxy and the application; returns when it serves.
 
         Raises:
+            ServeTaken: the cluster serves something else, which would end with this service.
             RuntimeError: a deployment did not come up; says which and why.
         """
+        if others := sorted(serve.status().applications):
+            raise ServeTaken(
+                f"Ray Serve runs in this cluster already, for {', '.join(others)}, and would end with this service; "
+                "start this one in a cluster of its own (without RAY_ADDRESS), or end the other (serve shutdown)"
+            )
         board = start_board()
         quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
         http = HTTPOptions(host=settings.host, port=settings.port)

@@ -18,7 +18,7 @@ from actors.play import Play
 from actors.rollout_worker import RolloutWorker
 from actors.serving.gate import Gate
 from actors.weight_sync import Params
-from envs.episode import EpisodeLimits
+from envs.episode import EpisodeLimits, PromptTooLong
 from sake_ray.serving.messages import Event, Order, PolicyCard
 from sake_ray.serving.result import result_shown, search_shown, turn_shown
 from sake_ray.trajectory import Trajectory, Turn
@@ -137,7 +137,7 @@ class EpisodePlayer:
     ) -> Event:
         try:
             trajectory = playing.result()
-        except ValueError as error:  # what an episode says of a post that is too long
+        except PromptTooLong as error:
             return Event("refused", {"field": "text", "detail": str(error)})
         if trajectory.stop_reason is StopReason.DEADLINE:
             return Event("late", {"turns": shown})
