@@ -1,8 +1,8 @@
 """The arm of `benchmarks/serving.py` without the service: vLLM's `AsyncLLM`, given prompts and counts of tokens.
 
-Plays each post's episode once, untimed, to learn its turns: the prompt's ids, the pictures, how many tokens were
-answered. Then, for each number of clients, has vLLM generate exactly as many tokens for the same prompts and pictures,
-its caches emptied before. Run by that script alone.
+Plays each post's episode once, untimed, to learn its turns: prompts, pictures, sampling parameters. Then, for each
+number of clients, has vLLM answer those very requests, its caches emptied before, which gives the same tokens but where
+two were equally likely. Run by that script alone.
 """
 
 from __future__ import annotations
@@ -38,10 +38,8 @@ from envs.fetch.picture import prepare_picture
 from envs.tools.base import ToolClient
 from envs.tools.local import LocalSearchTool
 from envs.tools.local_index import ensure_local_index
-from launch.job_data import load_miniworld
-from launch.model_source import find_model, policy_defaults
-from launch.pools import worker_settings
-from sake_ray.config.load import resolve
+from launch.model_source import find_model
+from launch.serving import data_root, policy_card, policy_config, served_policy
 from sake_ray.types import Example, ImageRef
 
 _POST: ContextVar[int] = ContextVar("post")
@@ -50,11 +48,11 @@ _POST: ContextVar[int] = ContextVar("post")
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn asked of the engine, and how many tokens it gave."""
+    """What one turn asked of the engine, and the tokens it gave."""
 
+    prompt: dict[str, Any]
+    sampling: Any
     ids: tuple[int, ...]
-    pictures: tuple[Any, ...]
-    tokens: int
 
 
 async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
@@ -62,10 +60,10 @@ async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[d
     with tempfile.TemporaryDirectory(prefix="bare-") as made:
         source = find_model(words["model"])
         given = words["settings"].split()
-        config = resolve(given, job="serve", defaults=policy_defaults(source, given, Path(made) / "run"))
-        root = load_miniworld(config).root
+        config = policy_config(source, [*given, f"run.dir={Path(made) / 'run'}"])
+        settings = served_policy(config, policy_card(source, "a", Path(made))).settings
+        root = data_root(config)
         ensure_local_index(root)
-        settings = worker_settings(config, source.folder)
         worker = build_worker("bare", settings, ToolClient(LocalSearchTool(root)))
         await worker.start()
         engine = worker._engine
@@ -100,40 +98,34 @@ async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[d
 def _recorded(engine: VllmEngine) -> dict[int, list[Turn]]:
     """The turns of each post, filled as its episode is played."""
     turns: dict[int, list[Turn]] = {}
-    generate = engine.generate
+    outputs = engine._outputs
 
-    async def recording(ids: Sequence[int], pictures: Sequence[Any], **kwargs: Any) -> Any:
-        completion, prompt = await generate(ids, pictures, **kwargs)
-        turn = Turn(tuple(ids), tuple(pictures), len(completion.token_ids))
-        turns.setdefault(_POST.get(), []).append(turn)
-        return completion, prompt
+    async def recording(prompt: dict[str, Any], sampling: Any, heard: Any) -> Any:
+        output, piece = await outputs(prompt, sampling, heard)
+        turns.setdefault(_POST.get(), []).append(Turn(prompt, sampling, tuple(piece.token_ids)))
+        return output, piece
 
-    engine.generate = recording  # type: ignore[method-assign,assignment]
+    engine._outputs = recording  # type: ignore[method-assign]
     return turns
 
 
 async def _all(engine: Any, episodes: list[list[Turn]], clients: int) -> dict[str, Any]:
     """All episodes, by so many clients; a turn begins when the one before it has ended."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
     waiting = iter(enumerate(episodes))
     took: list[float] = []
-    tokens = 0
+    tokens = differing = 0
 
     async def client(number: int) -> None:
-        nonlocal tokens
+        nonlocal tokens, differing
         for index, turns in waiting:
             began = time.perf_counter()
             for at, turn in enumerate(turns):
-                prompt: dict[str, Any] = {"prompt_token_ids": list(turn.ids)}
-                prompt["multi_modal_data"] = {"image": list(turn.pictures)}
-                sampling = SamplingParams(
-                    temperature=0.0, max_tokens=turn.tokens, min_tokens=turn.tokens, ignore_eos=True,
-                    output_kind=RequestOutputKind.FINAL_ONLY, detokenize=True,
-                )  # fmt: skip
-                async for output in engine.generate(prompt, sampling, f"{clients}-{number}-{index}-{at}"):
-                    tokens += len(output.outputs[0].token_ids)
+                async for output in engine.generate(
+                    dict(turn.prompt), turn.sampling, f"{clients}-{number}-{index}-{at}"
+                ):
+                    ids = tuple(output.outputs[0].token_ids)
+                tokens += len(ids)
+                differing += ids != turn.ids
             took.append(time.perf_counter() - began)
 
     cpu, began = _cpu_s(), time.perf_counter()
@@ -144,6 +136,7 @@ async def _all(engine: Any, episodes: list[list[Turn]], clients: int) -> dict[st
         "requests": len(episodes),
         "seconds": seconds,
         "tokens": tokens,
+        "differing": differing,
         "p50": took[len(took) // 2],
         "cpu_ms": 1e3 * cpu / len(episodes),
     }

@@ -84,10 +84,10 @@ def plan_service(arguments: Sequence[str], stop: threading.Event, stack: ExitSta
         card = _first(follower, follow, config.serve.follow_every_s, stop)
         if card is None:
             return None
-        policies = [_policy(config, card)]
+        policies = [served_policy(config, card)]
     else:
         policies = [
-            _policy(policy_config(source, settings), policy_card(source, name, folder))
+            served_policy(policy_config(source, settings), policy_card(source, name, folder))
             for source, name in zip(sources, _NAMES, strict=False)
         ]
     made = _settings(config, policies, token)
@@ -156,7 +156,8 @@ def policy_config(source: ModelSource, settings: Sequence[str], job: str = JOB) 
     return replace(config, rollout=replace(config.rollout, pause="wait", deadline_s=0.0))
 
 
-def _policy(config: Config, card: PolicyCard) -> ServedPolicy:
+def served_policy(config: Config, card: PolicyCard) -> ServedPolicy:
+    """A policy and what its engines and its search are built from, as its configuration has them."""
     tool = ToolSpec(config.search, str(data_root(config)), cache_dir(config), config.data.max_pixels)
     settings = worker_settings(config, Path(card.folder))
     # Nobody trains on what is served; vLLM's own series cost as much as a search.
