@@ -45,8 +45,8 @@ class Engine(Protocol):
 
     stats: EngineStats
 
-    async def start(self) -> None:
-        """Come up with the weights on disk."""
+    async def start(self, version: int = 0) -> None:
+        """Come up with the weights on disk, which are `version`."""
         ...
 
     async def generate(
@@ -96,6 +96,7 @@ class RolloutWorker:
         self._load_image = load_image
         self._max_rebuilds = max_rebuilds
         self._engine: Engine | None = None
+        self._on_disk = 0  # the version of the weights that an engine comes up with
         self._weights: tuple[Params, int] | None = None
         self._changing = asyncio.Lock()
         self._rebuilds = 0
@@ -108,9 +109,11 @@ class RolloutWorker:
         return self.name
 
     async def start(self, params: Params | None = None, version: int = 0) -> None:
-        """Start the engine; with `params`, it has them as `version` before this returns."""
+        """Start the engine; with `params`, it has them as `version` before this returns, else `version` is on disk."""
         async with self._changing:
-            if params is not None:
+            if params is None:
+                self._on_disk = version
+            else:
                 self._weights = (params, version)
             await self._bring_up()
 
@@ -173,7 +176,7 @@ class RolloutWorker:
         now, past = self._engine.stats if self._engine else EngineStats(), self._past
         return WorkerStats(
             name=self.name,
-            version=self._weights[1] if self._weights else 0,
+            version=self._weights[1] if self._weights else self._on_disk,
             running=now.running,
             waiting=now.waiting,
             trajectories=self._trajectories,
@@ -285,7 +288,7 @@ class RolloutWorker:
         self._drop_engine()
         engine = self._make_engine()
         try:
-            await engine.start()
+            await engine.start(self._on_disk)
             if self._weights is not None:
                 await engine.update_weights(*self._weights)
         except EngineLost as error:

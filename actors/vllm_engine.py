@@ -56,14 +56,14 @@ class VllmEngine:
         self._old_prefixes = 0  # updates since the caches were cleared
         self._forgetting = asyncio.Lock()
 
-    async def start(self) -> None:
-        """Load the model from disk; its weights count as version 0.
+    async def start(self, version: int = 0) -> None:
+        """Load the model from disk; its weights count as `version`.
 
         Raises:
             EngineLost: the engine did not come up in `start_timeout_s`.
             ValueError: the model's tokenizer has no vision tokens (not a Qwen-VL model).
         """
-        begin = time.monotonic()
+        begin, self.version = time.monotonic(), version
         # The import is most of the start; in a thread, the actor keeps answering meanwhile.
         await asyncio.to_thread(import_vllm)
         self._engine = build_engine(self.config, self._sync.backend, self.stats)

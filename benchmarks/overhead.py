@@ -84,7 +84,7 @@ class FakeEngine:
         self._pad, self._seconds = pad, seconds
         self._made = {text: Completion(tokens, (-0.5,) * len(tokens), text, "stop", 0) for text, tokens in ids.items()}
 
-    async def start(self) -> None:
+    async def start(self, version: int = 0) -> None:
         """Nothing to start."""
 
     async def generate(

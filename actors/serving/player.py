@@ -55,7 +55,7 @@ class EpisodePlayer:
 
     async def start(self) -> None:
         """Bring the engine up, with the weights on disk."""
-        await self._worker.start()
+        await self._worker.start(version=self.card.version)
 
     async def swap(self, card: PolicyCard) -> None:
         """Serve another policy of the same model from now on; what is under way ends with the old one.

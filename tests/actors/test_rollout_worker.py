@@ -77,7 +77,8 @@ class FakeEngine:
     log: list[Any] = field(default_factory=list)
     dead: bool = False
 
-    async def start(self) -> None:
+    async def start(self, version: int = 0) -> None:
+        self.version = version
         self.log.append("start")
 
     async def generate(
@@ -119,10 +120,10 @@ class SlowStart(FakeEngine):
     let: asyncio.Event = field(default_factory=asyncio.Event)
     starting: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def start(self) -> None:
+    async def start(self, version: int = 0) -> None:
         self.starting.set()
         await self.let.wait()
-        await super().start()
+        await super().start(version)
 
 
 def make_worker(
@@ -179,6 +180,29 @@ async def test_a_lost_engine_is_rebuilt_once_with_the_current_weights_and_every_
     assert (stats.rebuilds, stats.trajectories, stats.version) == (1, 4, 5)
     rerun = [entry[1] for entry in second.log if entry[0] == "generate"]
     assert set(rerun) <= {entry[1] for entry in first.log if entry[0] == "generate"}, "same seeds again"
+
+
+async def test_weights_on_disk_have_the_version_they_are_given_until_others_come() -> None:
+    first, second, third = FakeEngine(die_at_call=2), FakeEngine(), FakeEngine()
+    worker = make_worker([first, second, third])
+    await worker.start(version=7)
+    assert (await worker.stats()).version == 7
+    for _ in range(2):  # the second on an engine that was built anew
+        (trajectory,) = (await worker.rollout_group(EXAMPLE, [1])).trajectories
+        assert set(trajectory.versions) == {7, -1}
+    await worker.update_weights({"w": 1}, 8)
+    second.dead = True
+    (trajectory,) = (await worker.rollout_group(EXAMPLE, [1])).trajectories
+    assert set(trajectory.versions) == {8, -1} and (await worker.stats()).version == 8
+
+
+async def test_weights_given_at_the_start_are_of_their_version_and_without_a_word_it_is_0() -> None:
+    worker, told = make_worker([FakeEngine()]), make_worker([FakeEngine()])
+    await worker.start()
+    await told.start({"w": 1}, 3)
+    assert ((await worker.stats()).version, (await told.stats()).version) == (0, 3)
+    (trajectory,) = (await told.rollout_group(EXAMPLE, [1])).trajectories
+    assert set(trajectory.versions) == {3, -1}
 
 
 async def test_an_update_that_kills_the_engine_ends_with_a_fresh_engine_that_has_the_new_weights() -> None:
