@@ -9,7 +9,7 @@ import { complaint, createRun, explain } from "./run.js";
 import { linkOf, readLink } from "./save.js";
 
 const MOST_PAST = 30;
-const past = []; // newest first: {request, runs, node, address, button}
+const past = []; // newest first: {request, runs, node, picture, button}
 let asked = 0, chosen = null;
 
 const say = (words) => { byId("status").textContent = words; };
@@ -65,7 +65,7 @@ function cancel() {
 function linkRow(entry) {
   const field = make("input", { type: "text", readonly: true, "aria-label": "Link to this view", hidden: true });
   const told = make("span", { class: "note told-link", role: "status" },
-    entry.request.example ? "" : "A link cannot hold your own picture; it restores everything else.");
+    entry.picture && !entry.request.example ? "A link cannot hold your own picture; it restores everything else." : "");
   const copy = async () => {
     const { hash, left } = linkOf(entry.request);
     history.replaceState(null, "", hash);
@@ -87,8 +87,8 @@ function linkRow(entry) {
     field, told);
 }
 
-function edit({ text, options, policies, blob, name, example }) {
-  form.put({ text, options, policies, picture: { blob, name, example } });
+function edit({ text, options, policies, blob, name, example, address }) {
+  form.put({ text, options, policies, address, picture: blob ? { blob, name, example } : null });
   byId("text").focus();
 }
 
@@ -127,7 +127,7 @@ function remember(entry) {
   byId("history").hidden = false;
   for (const gone of past.splice(MOST_PAST)) {
     gone.button.parentElement.remove();
-    URL.revokeObjectURL(gone.address);
+    if (gone.picture) URL.revokeObjectURL(gone.picture);
   }
 }
 
@@ -143,9 +143,10 @@ async function submit() {
   }
   asked += 1;
   const mine = asked;
-  const entry = { request, address: URL.createObjectURL(request.blob), summary: make("p", { class: "summary" }, "") };
+  const picture = request.blob ? URL.createObjectURL(request.blob) : null;
+  const entry = { request, picture, summary: make("p", { class: "summary" }, "") };
   entry.runs = (request.policies.length ? request.policies : [""]).map((policy) => createRun({
-    request, picture: entry.address, policy, say, started: running, settled: () => settle(entry),
+    request, picture, policy, say, started: running, settled: () => settle(entry),
     // The form shows a problem only while it still holds the request that has it.
     beside: (problem) => mine === asked && problem.field !== null && form.complain(problem.field, explain(problem)),
   }));
@@ -188,6 +189,11 @@ async function restore() {
       return;
     }
     say("Restored from the link. Extract it.");
+  } else if (link.address !== null) {
+    const address = form.webAddress(link.address);
+    form.put({ address });
+    if (address) say("Restored from the link. Extract it.");
+    else form.complain("image_url", "The link's address is none of the web's: give another, or choose a picture.");
   } else if (link.own) {
     form.complain("image", "The link restored everything but the picture, which was somebody's own: choose it again.");
   } else form.complain("image", "The link names an example that this service does not have: choose a picture.");

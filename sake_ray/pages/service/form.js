@@ -1,16 +1,17 @@
-// The form: the picture (dropped, pasted or picked), the post, the options; problems beside their fields. It sends
-// nothing: `read` gives what is in it, `put` fills it.
+// The form: the picture (dropped, pasted, picked, or its address), the post, the options; problems beside their fields.
+// It sends nothing and loads nothing: `read` gives what is in it, `put` fills it. A picture and an address are never
+// both there: the one that came last counts.
 import { byId, show } from "./dom.js";
 import { countPoints } from "./points.js";
 
 const NUMBERS = ["text_searches", "image_searches", "seed", "temperature", "deadline_s"];
-const SAME_FIELD = { image_url: "image" };
+const LONGEST_ADDRESS = 2_048;
 
 let limits = { max_text_chars: 4_000, max_body_bytes: Infinity };
 let image = null; // {blob, name, example} or null
 let preview = "";
 
-const wrapperOf = (field) => document.querySelector(`[data-field="${CSS.escape(SAME_FIELD[field] || field)}"]`);
+const wrapperOf = (field) => document.querySelector(`[data-field="${CSS.escape(field)}"]`);
 
 /** Show a problem beside the field it names; false where the form has no such field. */
 export function complain(field, words) {
@@ -33,9 +34,17 @@ export function forgive(wrapper = byId("ask")) {
   for (const control of wrapper.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
 }
 
+/** An address as it is sent, or null where it is none of the web's. */
+export function webAddress(text) {
+  if (!URL.canParse(text.trim())) return null;
+  const { protocol, href } = new URL(text.trim());
+  return ["https:", "http:"].includes(protocol) && href.length <= LONGEST_ADDRESS ? href : null;
+}
+
 function setPicture(chosen) {
   image = chosen;
   forgive(wrapperOf("image"));
+  if (chosen) setAddress("");
   if (preview) URL.revokeObjectURL(preview);
   preview = chosen ? URL.createObjectURL(chosen.blob) : "";
   const shown = byId("preview");
@@ -44,6 +53,12 @@ function setPicture(chosen) {
   else shown.removeAttribute("src");
   byId("drop-hint").hidden = Boolean(chosen);
   byId("file-note").textContent = chosen ? chosen.name : "";
+}
+
+function setAddress(text) {
+  byId("image_url").value = text;
+  forgive(wrapperOf("image_url"));
+  if (text.trim()) setPicture(null);
 }
 
 function takeFile(file, name = file.name) {
@@ -97,6 +112,7 @@ export function begin(submit) {
     byId("preview").hidden = true;
     byId("file-note").textContent = `${image?.name ?? ""}: this browser cannot show it; the service may be able to.`;
   });
+  byId("image_url").addEventListener("input", (event) => { if (event.target.value.trim()) setPicture(null); });
   byId("text").addEventListener("input", countText);
   byId("ask").addEventListener("input", (event) => forgive(event.target.closest("[data-field]") ?? byId("ask")));
   byId("search").addEventListener("change", searchChanged);
@@ -157,7 +173,10 @@ export function read() {
   const text = byId("text").value, options = { search: byId("search").checked };
   let good = true;
   const refuse = (field, words) => { complain(field, words); good = false; };
-  if (!image) refuse("image", "Choose a picture, or click an example.");
+  const typed = byId("image_url").value, address = webAddress(typed);
+  if (typed.trim()) {
+    if (!address) refuse("image_url", "Give a whole address, https://… or http://…, of at most 2,048 characters.");
+  } else if (!image) refuse("image", "Choose a picture, give its address, or click an example.");
   else if (image.blob.size === 0) refuse("image", "The file is empty.");
   else if (image.blob.size * 4 / 3 + text.length * 6 + 2_000 > limits.max_body_bytes) {
     const most = show(limits.max_body_bytes * 0.7 / 2 ** 20, 1);
@@ -170,14 +189,15 @@ export function read() {
   if (!readNumbers(options) || !good) return null;
   const several = !byId("policy-choice").hidden;
   const policies = several ? [byId("policy").value, byId("second").value].filter(Boolean) : [];
-  return { text: text.toWellFormed?.() ?? text, options, policies, ...image };
+  return { text: text.toWellFormed?.() ?? text, options, policies, address, ...image };
 }
 
 /** Fill the form; what is not told stays as it is, and what a field does not allow is left out. */
-export function put({ text, options = {}, policies = [], picture }) {
+export function put({ text, options = {}, policies = [], picture, address }) {
   if (text !== undefined) forgive(); // another post; a picture alone forgives its own field
   if (text !== undefined) byId("text").value = text;
   if (picture !== undefined) setPicture(picture);
+  if (address) setAddress(address);
   if (options.search !== undefined) byId("search").checked = String(options.search) !== "false";
   for (const name of NUMBERS) {
     if (options[name] === undefined || !Number.isFinite(Number(options[name]))) continue;

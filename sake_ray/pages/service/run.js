@@ -39,17 +39,23 @@ function factsOf({ seconds, usage, turns, seed }) {
     facts.map(([name, value]) => make("div", null, make("dt", null, name), make("dd", null, value))));
 }
 
+async function pictureOf(request) {
+  if (request.address) return { image_url: request.address };
+  request.base64 ??= base64(request.blob);
+  return { image: await request.base64 };
+}
+
 /** A policy in one line. */
 export const policyWords = ({ name, model, checkpoint, version }) =>
   [name, model, checkpoint, version ?? "" ? `version ${version}` : ""].filter(Boolean).join(" · ");
 
 /**
- * A panel. `request` is {text, options, blob}, `picture` the address of its picture, `policy` its name; `say` tells the
- * status line, `beside(problem)` shows a problem beside the field it names and answers whether there is one;
- * `settled` is called whenever a result has come.
+ * A panel. `request` is {text, options} with a blob or an address, `picture` where the page has its picture (null:
+ * only the service has it), `policy` its name; `say` tells the status line, `beside(problem)` shows a problem beside
+ * the field it names and answers whether there is one; `settled` is called whenever a result has come.
  */
 export function createRun({ request, picture, policy, say, beside, settled, started }) {
-  const view = createView(request.text, picture), trace = createTrace();
+  const view = createView(request.text, picture, request.address), trace = createTrace();
   const title = make("h3", { class: "policy" }, policy || "");
   const state = make("p", { class: "state quiet" }, "");
   const alert = make("div", { role: "alert" });
@@ -72,7 +78,10 @@ export function createRun({ request, picture, policy, say, beside, settled, star
     phase("Waiting for the policy …");
   }
   const on = {
-    start(told) { title.textContent = policyWords(told.policy); },
+    start(told) {
+      title.textContent = policyWords(told.policy);
+      view.size(told.image);
+    },
     delta({ turn, text }) {
       const raw = trace.delta(turn, text);
       if (state.dataset.turn !== String(turn)) phase(`Writing turn ${turn + 1} …`);
@@ -103,13 +112,15 @@ export function createRun({ request, picture, policy, say, beside, settled, star
     phase(`Done: ${plural(result.entities.length, "entity", "entities")}, ${show(searched)} searched.`, false);
     facts.replaceChildren(factsOf(result));
     actions.replaceChildren(
-      make("button", { type: "button", class: "save-json", onclick: () => saveJson(result) }, "Download JSON"),
-      make("button", {
+      make("button", { type: "button", class: "save-json", onclick: () => saveJson(result) }, "Download JSON"));
+    if (picture) {
+      actions.append(make("button", {
         type: "button", class: "save-png",
         onclick: () => savePicture(result, picture).catch(() => {
           alert.replaceChildren(complaint("This browser cannot draw the picture, so there is no PNG of it."));
         }),
       }, "Download picture with boxes"));
+    }
   }
   function fail(error) {
     if (error.name === "AbortError") {
@@ -136,9 +147,8 @@ export function createRun({ request, picture, policy, say, beside, settled, star
       begin();
       started();
       try {
-        request.base64 ??= base64(request.blob);
         const options = { ...request.options, policy, thumbnails: true };
-        const body = { text: request.text, image: await request.base64, options };
+        const body = { text: request.text, ...await pictureOf(request), options };
         finish(await extract(body, control.signal, (name, value) => on[name]?.(value)));
       } catch (error) {
         fail(error);

@@ -4,6 +4,7 @@ import { boxOf, kind } from "./view.js";
 import { shorten } from "./points.js";
 
 const LONGEST_HASH = 8_000;
+const NAMES = ["text", "example", "address", "picture"];
 const LEAST_SIDE = 640, MOST_SIDE = 4_096; // pixels of the PNG: small pictures are enlarged so that labels can be read
 const COLOURS = ["#62b6ff", "#ff9f40", "#3fdc5e", "#c9a6ff", "#ff7ac6", "#ffd75e", "#e3e8ee", "#4fd6e6"];
 
@@ -59,10 +60,11 @@ export async function savePicture(result, address) {
 }
 
 /** A request as a link's hash, and what of it the link cannot carry ("picture", "text"). */
-export function linkOf({ text, options, policies, example }) {
+export function linkOf({ text, options, policies, example, address }) {
   const parts = new URLSearchParams();
   const left = [];
   if (example) parts.set("example", example);
+  else if (address) parts.set("address", address);
   else {
     parts.set("picture", "own");
     left.push("picture");
@@ -80,11 +82,11 @@ export function linkOf({ text, options, policies, example }) {
 export function readLink(hash) {
   if (hash.length > LONGEST_HASH || hash.length < 2) return null;
   const parts = new URLSearchParams(hash.slice(1));
-  if (!["text", "example", "picture"].some((name) => parts.has(name))) return null;
-  const others = [...parts].filter(([name]) => !["text", "example", "picture", "policy"].includes(name));
+  if (!NAMES.some((name) => parts.has(name))) return null;
+  const others = [...parts].filter(([name]) => ![...NAMES, "policy"].includes(name));
   const options = Object.fromEntries(others);
   return {
-    text: parts.get("text"), example: parts.get("example"), own: parts.get("picture") === "own", options,
-    policies: parts.getAll("policy"),
+    text: parts.get("text"), example: parts.get("example"), address: parts.get("address"),
+    own: parts.get("picture") === "own", options, policies: parts.getAll("policy"),
   };
 }

@@ -137,23 +137,46 @@ const WHY_NONE = {
   truncated: "No entities: the last turn was cut off before it was whole.",
 };
 
-/** The view of one answer; `text` and `picture` (an address) are shown from the start. */
-export function createView(text, picture) {
+const UNSEEN = "The service fetched this picture; it is not shown here.";
+
+/** The picture, or where the page has none an empty sheet in its place; both take a size and keep its ratio. */
+function sheetOf(picture) {
+  if (picture) return make("img", { src: picture, alt: "The picture of the post" });
+  return draw("svg", { class: "blank", role: "img", "aria-label": UNSEEN });
+}
+
+/**
+ * The view of one answer; `text` and `picture` are shown from the start. `picture` is where the page has it, or null:
+ * then `source`, the address that the service has it from, is told as text.
+ */
+export function createView(text, picture, source) {
   const layer = draw("svg", { class: "layer", role: "group", "aria-label": "Boxes" });
-  const image = make("img", { src: picture, alt: "The picture of the post" });
-  const frame = make("div", { class: "frame" }, image, layer);
+  const sheet = sheetOf(picture);
+  const frame = make("div", { class: "frame", hidden: !picture }, sheet, layer);
+  const told = make("span", null, "The service fetches the picture.");
+  const origin = picture ? null : make("p", { class: "note origin" }, told, " ", make("bdi", null, source));
   const post = make("p", { class: "post", dir: "auto" }, text);
   const list = make("ol", { class: "entities", "aria-label": "Entities" });
   const note = make("p", { class: "quiet nothing" }, "");
-  const node = make("div", { class: "view" }, make("div", { class: "seen" }, frame),
+  const node = make("div", { class: "view" }, make("div", { class: "seen" }, frame, origin),
     make("div", { class: "told" }, post, list, note));
-  image.addEventListener("load", () => {
-    frame.classList.toggle("small", Math.max(image.naturalWidth, image.naturalHeight) <= SMALL);
-  });
+  const enlarge = (...sides) => frame.classList.toggle("small", Math.max(...sides) <= SMALL);
+  if (picture) sheet.addEventListener("load", () => enlarge(sheet.naturalWidth, sheet.naturalHeight));
   const refresh = linked(node);
   const first = [roving(layer, "g"), roving(post, "mark"), roving(list, "button.row")];
+  function size({ width, height }) {
+    sheet.setAttribute("width", width);
+    sheet.setAttribute("height", height);
+    enlarge(width, height);
+    if (picture) return;
+    sheet.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    frame.hidden = false;
+    told.textContent = UNSEEN;
+  }
   return {
     node,
+    /** How large the picture is, as the service has it. */
+    size,
     /** Entities of an unfinished answer. */
     provisional(entities) {
       for (const [number, entity] of entities.entries()) {
@@ -163,8 +186,7 @@ export function createView(text, picture) {
       note.textContent = "";
     },
     settle(result) {
-      image.width = result.image.width;
-      image.height = result.image.height;
+      size(result.image);
       layer.replaceChildren(...boxes(result));
       post.replaceChildren(...marked(result));
       list.replaceChildren(...result.entities.map(row));
