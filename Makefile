@@ -19,15 +19,15 @@ setup:  ## make or update .venv (CPU or GPU packages, whichever fits the machine
 train: setup  ## the main job on the embedded default; ARGS="preset=mini_fast trainer.total_steps=5" changes settings
 	@$(PY) launch/make_train.py $(ARGS)
 
-test: setup lint-only  ## lint, types, unit and integration tests, but for the slowest
+test: setup lint-only  ## lint, types, unit, browser and integration tests, but for the slowest
 	@echo "test: one process for those that start Ray and vLLM, one for all others"
 	@$(PYTEST) -n 2 -m "not slow"
 
 test-all: setup lint-only  ## as test, and the tests that take a minute or more each
 	@$(PYTEST) -n 2
 
-test-fast: setup  ## only what needs neither Ray nor vLLM, under a minute
-	@HYPOTHESIS_PROFILE=fast $(PYTEST) -n 2 -m "not integration"
+test-fast: setup  ## only what needs neither Ray nor vLLM nor a browser, under a minute
+	@HYPOTHESIS_PROFILE=fast $(PYTEST) -n 2 -m "not integration and not browser"
 
 lint: setup lint-only  ## ruff and mypy
 

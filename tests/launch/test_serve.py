@@ -28,7 +28,6 @@ from launch.make_train import free_ports
 from launch.run_checkpoints import BEST, BEST_POLICY
 from launch.starting import base_model_folder
 from sake_ray.config.load import resolve
-from tests.browser import needs_chromium, open_browser
 from tests.envs.fetch import hostile_pictures as pictures
 
 ROOT = Path(__file__).parents[2]
@@ -167,22 +166,38 @@ async def test_the_page_its_files_and_the_numbers_are_served(service: Running) -
         await service.until(counted, "no numbers in /metrics", 60)
 
 
-@needs_chromium
+@pytest.mark.browser
 async def test_the_page_shows_the_answer_to_an_example(service: Running) -> None:
+    from tests.browser import Heard, expect, open_browser, open_window  # skips this test alone where there is none
+
     async with service.session() as session:
         wanted = (await ask(session, await post_of(session, 0)))[1]["entities"]
-    async with open_browser() as page:
-        await page.open(f"{service.url}/")
-        await page.until("document.documentElement.dataset.ready === 'yes' && document.querySelector('.example')")
-        await page.run("document.querySelector('.example').click()")
-        await page.until("document.getElementById('preview').naturalWidth > 0")
-        await page.run("document.getElementById('extract').click()")
-        await page.until("(document.querySelector('.state') || {textContent: ''}).textContent.startsWith('Done')")
-        names = await page.run("[...document.querySelectorAll('button.row .name')].map((name) => name.textContent)")
-        boxes = await page.run("document.querySelectorAll('.layer rect.box').length")
-        assert page.problems == []
-    assert names == [entity["text"] for entity in wanted]
-    assert boxes == sum(entity["box"] is not None for entity in wanted)
+    heard = Heard()
+    async with open_browser() as browser, open_window(browser, heard) as page:
+        await page.goto(f"{service.url}/")
+        await page.locator(".example").first.click()
+        await expect(page.get_by_alt_text("The picture chosen")).to_be_visible()
+        await page.get_by_role("button", name="Extract", exact=True).click()
+        await expect(page.locator(".state")).to_contain_text("Done: ")
+        await expect(page.locator("button.row .name")).to_have_text([entity["text"] for entity in wanted])
+        boxes = sum(entity["box"] is not None for entity in wanted)
+        await expect(page.locator(".layer rect.box")).to_have_count(boxes)
+    assert heard.problems == []
+    asked = [address for address in heard.requests if not address.startswith(("blob:", "about:"))]
+    assert asked and all(address.startswith(f"{service.url}/") for address in asked)
+
+
+@pytest.mark.browser
+async def test_the_page_tells_a_refused_address_at_its_field(service: Running) -> None:
+    from tests.browser import Heard, expect, open_browser, open_window
+
+    async with open_browser() as browser, open_window(browser, Heard()) as page:
+        await page.goto(f"{service.url}/")
+        await page.get_by_label("Post", exact=True).fill("great night with Midado")
+        await page.get_by_label("or the picture's address").fill("http://127.0.0.1:1/x.png")
+        await page.get_by_role("button", name="Extract", exact=True).click()
+        await expect(page.locator("#image_url-problem")).not_to_be_empty()
+        await expect(page.get_by_label("or the picture's address")).to_be_focused()
 
 
 async def test_what_is_bad_is_refused_with_its_field_and_the_service_goes_on(service: Running) -> None:

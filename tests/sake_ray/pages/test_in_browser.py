@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from launch.report import make_page
-from tests.browser import Page, needs_chromium, open_browser
+from tests.browser import Heard, Locator, Page, expect
 from tests.sake_ray.pages.page_case import HOSTILE, make_evaluation, make_pictures, make_run
 
-pytestmark = [pytest.mark.integration, needs_chromium]
-
-READY = "document.documentElement.dataset.ready === 'yes'"
-SHOWN = "document.querySelectorAll('#cards > .card').length"
-CURRENT = "document.querySelector('.card.current')?.querySelector('h3').textContent"
-CHOOSE = """(() => {{
-  const list = document.querySelector('[data-facet={0}]');
-  list.value = '{1}';
-  list.dispatchEvent(new Event('change'));
-}})()"""
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest.fixture(scope="module")
@@ -40,133 +30,131 @@ def run_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_page([f"run={run}"])
 
 
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    async with open_browser() as opened:
-        await opened.size(1_280, 900)
-        yield opened
-
-
 async def look_at(page: Page, path: Path, hash_: str = "") -> None:
-    await page.open(path.as_uri() + hash_)
-    await page.until(READY)
+    await page.goto(path.as_uri() + hash_)
+    await expect(page.locator("html")).to_have_attribute("data-ready", "yes")
 
 
-def check_quiet(page: Page, path: Path) -> None:
-    assert page.problems == []
-    assert {address.partition("#")[0] for address in page.requests} == {path.as_uri()}, "a page asks for itself only"
+def cards(page: Page) -> Locator:
+    return page.locator("#cards > .card")
 
 
-async def test_an_evaluation_loads_without_a_word_and_its_texts_stay_texts(page: Page, evaluation: Path) -> None:
+async def choose(page: Page, facet: str, value: str) -> None:
+    await page.locator(f"[data-facet={facet}]").select_option(value)
+
+
+async def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        await page.keyboard.press(key)
+
+
+def check_quiet(heard: Heard, path: Path) -> None:
+    assert heard.problems == []
+    assert {address.partition("#")[0] for address in heard.requests} == {path.as_uri()}, "a page asks for itself only"
+
+
+async def test_an_evaluation_loads_without_a_word_and_its_texts_stay_texts(
+    page: Page, heard: Heard, evaluation: Path
+) -> None:
     await look_at(page, evaluation)
-    assert await page.run(SHOWN) == 40
-    assert await page.run("document.querySelectorAll('#cards img').length") == 0, "far posts are not built yet"
-    await page.press("j")
-    await page.until("document.querySelector('.card.current .pic img')?.naturalWidth > 0")
-    await page.press("o")
-    await page.until("document.querySelector('.card.current ol.turns')")
-    shown = await page.run("document.querySelector('.card.current').textContent")
-    assert HOSTILE in shown
+    await expect(cards(page)).to_have_count(40)
+    await expect(page.locator("#cards img"), "far posts are not built yet").to_have_count(0)
+    await press(page, "j")
+    current = page.locator(".card.current")
+    await expect(current.locator(".pic img")).to_have_js_property("complete", True)
+    await expect(current.locator(".pic img")).not_to_have_js_property("naturalWidth", 0)
+    await press(page, "o")
+    await expect(current.locator("ol.turns")).to_be_visible()
+    assert HOSTILE in (await current.text_content() or "")
     # Whatever an <img onerror> or a <script> of a text would have done: there is none, and nothing has thrown.
-    assert await page.run("document.querySelectorAll('img[onerror], #cards script, #main b i').length") == 0
-    assert await page.run("document.querySelector('#provenance').textContent.includes('runs/<b>case</b>')")
-    check_quiet(page, evaluation)
+    await expect(page.locator("img[onerror], #cards script, #main b i")).to_have_count(0)
+    await expect(page.locator("#provenance")).to_contain_text("runs/<b>case</b>")
+    check_quiet(heard, evaluation)
 
 
 async def test_filters_search_and_order_change_what_is_shown_and_the_address_says_it(
-    page: Page, evaluation: Path
+    page: Page, heard: Heard, evaluation: Path
 ) -> None:
     await look_at(page, evaluation)
-    await page.run(CHOOSE.format("error", "all right"))
-    right = await page.run(SHOWN)
-    await page.run(CHOOSE.format("error", "any error"))
-    wrong = await page.run(SHOWN)
+    await choose(page, "error", "all right")
+    right = await cards(page).count()
+    await choose(page, "error", "any error")
+    wrong = await cards(page).count()
     assert 0 < right < 40 and right + wrong == 40
-    assert await page.run("document.getElementById('count').textContent") == f"{wrong} of 40 posts"
-    await page.run(CHOOSE.format("search", "none"))
-    both = await page.run(SHOWN)
+    await expect(page.locator("#count")).to_have_text(f"{wrong} of 40 posts")
+    await choose(page, "search", "none")
+    both = await cards(page).count()
     assert 0 < both < wrong
-    address = await page.run("location.hash")
+    address = page.url.removeprefix(evaluation.as_uri())
     assert "error=any+error" in address and "search=none" in address
-    await page.open("about:blank")
-    page.requests.clear()
+    await page.goto("about:blank")
+    heard.requests.clear()
     await look_at(page, evaluation, address)
-    assert await page.run(SHOWN) == both, "the address is a link to what was chosen"
-    await page.run("document.querySelector('.controls button').click()")
-    assert await page.run(SHOWN) == 40
-    await page.press("/")
-    for letter in "beta 17":
-        await page.press(letter)
-    await page.until(f"{SHOWN} === 1")
-    await page.press("Escape")
-    assert await page.run("document.activeElement.id") != "find"
-    check_quiet(page, evaluation)
+    await expect(cards(page), "the address is a link to what was chosen").to_have_count(both)
+    await page.locator(".controls button").first.click()
+    await expect(cards(page)).to_have_count(40)
+    await press(page, "/")
+    await page.keyboard.type("beta 17")
+    await expect(cards(page)).to_have_count(1)
+    await press(page, "Escape")
+    await expect(page.locator("#find")).not_to_be_focused()
+    check_quiet(heard, evaluation)
 
 
-async def test_keys_move_through_the_posts_and_a_link_leads_to_one(page: Page, evaluation: Path) -> None:
+async def test_keys_move_through_the_posts_and_a_link_leads_to_one(page: Page, heard: Heard, evaluation: Path) -> None:
     await look_at(page, evaluation, "#post=post_31")
-    assert await page.run(CURRENT) == "post_31"
-    assert await page.run("document.querySelector('.current').getBoundingClientRect().top < innerHeight")
-    await page.press("j")
-    assert await page.run(CURRENT) == "post_32"
-    await page.press("k")
-    await page.press("k")
-    assert await page.run(CURRENT) == "post_30"
-    await page.press("ArrowDown")
-    assert await page.run(CURRENT) == "post_31"
-    await page.press("G")
-    assert await page.run(CURRENT) == "post_39"
-    assert (await page.run("location.hash")).endswith("post=post_39")
-    assert await page.run("document.activeElement.classList.contains('card')"), "focus goes along"
-    await page.press("?")
-    assert await page.run("document.getElementById('help').open")
-    await page.press("Escape")
-    await page.until("!document.getElementById('help').open")
-    check_quiet(page, evaluation)
+    current = page.locator(".card.current")
+    name = current.locator("h3")
+    await expect(name).to_have_text("post_31")
+    await expect(current).to_be_in_viewport()
+    for keys, wanted in (("j", "post_32"), ("kk", "post_30"), (["ArrowDown"], "post_31"), ("G", "post_39")):
+        await press(page, *keys)
+        await expect(name).to_have_text(wanted)
+    assert page.url.endswith("post=post_39")
+    await expect(current, "focus goes along").to_be_focused()
+    await press(page, "?")
+    await expect(page.locator("#help")).to_be_visible()
+    await press(page, "Escape")
+    await expect(page.locator("#help")).to_be_hidden()
+    check_quiet(heard, evaluation)
 
 
-async def test_a_run_shows_how_a_group_differs(page: Page, run_report: Path) -> None:
+async def test_a_run_shows_how_a_group_differs(page: Page, heard: Heard, run_report: Path) -> None:
     await look_at(page, run_report)
-    await page.run(CHOOSE.format("step", "3"))
-    assert await page.run(SHOWN) == 2
-    await page.press("j")
-    heads = "[...document.querySelectorAll('.current .members thead button')]"
-    assert await page.run(f"{heads}.length") == 4
-    rows = "[...document.querySelectorAll('.current .members tbody th')].map((cell) => cell.textContent)"
-    assert {"reward", "advantage", "turns"} <= set(await page.run(rows))
-    pressed = f"{heads}.findIndex((button) => button.getAttribute('aria-pressed') === 'true')"
-    await page.press("]")
-    assert await page.run(pressed) == 1
-    await page.run(f"{heads}[3].click()")
-    assert await page.run(pressed) == 3
-    assert "<b>fell</b>" in await page.run("document.getElementById('health').textContent")
-    assert await page.run("document.querySelectorAll('#reward svg.chart .event').length") > 0, (
-        "warnings are in the plots"
-    )
-    check_quiet(page, run_report)
+    await choose(page, "step", "3")
+    await expect(cards(page)).to_have_count(2)
+    await press(page, "j")
+    members = page.locator(".current .members")
+    heads = members.locator("thead button")
+    await expect(heads).to_have_count(4)
+    assert {"reward", "advantage", "turns"} <= set(await members.locator("tbody th").all_text_contents())
+    await press(page, "]")
+    await expect(heads.nth(1)).to_have_attribute("aria-pressed", "true")
+    await heads.nth(3).click()
+    await expect(heads.nth(3)).to_have_attribute("aria-pressed", "true")
+    await expect(members.locator("thead button[aria-pressed=true]")).to_have_count(1)
+    await expect(page.locator("#health")).to_contain_text("<b>fell</b>")
+    assert await page.locator("#reward svg.chart .event").count() > 0, "warnings are in the plots"
+    check_quiet(heard, run_report)
 
 
 @pytest.mark.parametrize("name", ["evaluation", "run_report"])
 async def test_a_phone_scrolls_one_way_only_and_the_dark_is_dark(
-    page: Page, name: str, request: pytest.FixtureRequest
+    phone: Page, heard: Heard, name: str, request: pytest.FixtureRequest
 ) -> None:
     path: Path = request.getfixturevalue(name)
-    await page.size(360, 740, 2.0)
-    await look_at(page, path)
-    await page.press("j")
-    await page.press("o")
-    await page.until("document.querySelector('.current ol.turns')")
-    await page.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-    await page.until(
+    await look_at(phone, path)
+    await press(phone, "j", "o")
+    await expect(phone.locator(".current ol.turns")).to_be_visible()
+    await phone.locator("details").evaluate_all("(all) => all.forEach((part) => { part.open = true; })")
+    await phone.wait_for_function(
         "[...document.querySelectorAll('#cards details')].every((part) => !part.open || part.children.length > 1)"
     )
-    assert await page.run("document.documentElement.scrollWidth") == 360
-    background = "getComputedStyle(document.body).backgroundColor"
-    light = await page.run(background)
-    await page.dark(True)
-    dark = await page.run(background)
-    assert light == "rgb(255, 255, 255)" and dark == "rgb(13, 17, 23)"
-    check_quiet(page, path)
+    assert await phone.evaluate("document.documentElement.scrollWidth") == 360
+    await expect(phone.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+    await phone.emulate_media(color_scheme="dark")
+    await expect(phone.locator("body")).to_have_css("background-color", "rgb(13, 17, 23)")
+    check_quiet(heard, path)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -175,23 +163,25 @@ async def test_text_has_the_contrast_to_be_read(
     page: Page, name: str, dark: bool, request: pytest.FixtureRequest
 ) -> None:
     """WCAG AA: 4.5 to 1 for every text that is drawn on the page's own colours."""
-    await page.dark(dark)
+    await page.emulate_media(color_scheme="dark" if dark else "light")
     await look_at(page, request.getfixturevalue(name))
-    await page.press("j")
-    await page.press("o")
-    assert await page.run(_FAINT) == []
+    await press(page, "j", "o")
+    assert await page.evaluate(_FAINT) == []
 
 
 async def test_every_part_has_a_name_for_those_who_hear_the_page(page: Page, evaluation: Path) -> None:
     await look_at(page, evaluation)
-    assert await page.run("['header', 'nav', 'main', 'footer'].every((tag) => document.querySelector(`body > ${tag}`))")
-    assert await page.run(
+    for tag in ("header", "nav", "main", "footer"):
+        await expect(page.locator(f"body > {tag}").first).to_be_attached()
+    assert await page.evaluate(
         "[...document.querySelectorAll('main > section')].every((one) => byId(one.getAttribute('aria-labelledby')))"
     )
-    assert await page.run("[...document.querySelectorAll('input, select')].every((one) => one.labels.length === 1)")
-    assert await page.run("[...document.querySelectorAll('svg.chart')].every((one) => one.getAttribute('aria-label'))")
-    ids = "[...document.querySelectorAll('[id]')].map((node) => node.id)"
-    assert await page.run(f"{ids}.length === new Set({ids}).size"), "an id is there once"
+    controls = page.locator("input, select")
+    assert await controls.evaluate_all("(all) => all.every((one) => one.labels.length === 1)")
+    charts = page.locator("svg.chart")
+    assert await charts.evaluate_all("(all) => all.every((one) => one.getAttribute('aria-label'))")
+    ids = await page.locator("[id]").evaluate_all("(all) => all.map((node) => node.id)")
+    assert len(ids) == len(set(ids)), "an id is there once"
 
 
 _FAINT = """(() => {

@@ -1,7 +1,8 @@
 """A service that says what a test tells it to, over real HTTP: for tests of the service's page.
 
 Knows nothing of policies or searches. Always holds: it serves the page's own files with their headers; each extraction
-takes the next scripted answer of its policy (or one that the stub makes up) and is kept in `asked`.
+is one that the service could read, takes the next scripted answer of its policy (or one that the stub makes up) and is
+kept in `asked`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from PIL import Image
 
 from sake_ray.data.miniworld import board_picture, look_picture
 from sake_ray.pages.service_files import INDEX, SECURITY_HEADERS, service_files
+from sake_ray.serving.problems import Problem
+from sake_ray.serving.request import RequestLimits, read_extract
 
 BOARD = ("red circle", None, "blue square", None, "green cross", None, "yellow circle", None, None)
 POST = "Lodamo meets Bakedo today near Tiraso"
@@ -27,6 +30,7 @@ LIMITS = {
     "max_text_chars": 4_000, "max_body_bytes": 4_000_000, "max_image_pixels": 40_000_000, "text_searches": 2,
     "image_searches": 1, "max_deadline_s": 120.0, "max_batch": 8,
 }  # fmt: skip
+_READER = RequestLimits(text_searches=2, image_searches=1, deadline_s=120.0)
 
 
 def png(picture: Image.Image) -> bytes:
@@ -133,16 +137,12 @@ def problem(code: str, status: int, detail: str, *, about: str | None = None, re
 
 
 class ServiceStub:
-    """The service; `reset` makes it as new."""
+    """The service; what its fields hold is what it tells."""
 
     def __init__(self) -> None:
         self.origin = ""
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all that was asked and scripted."""
         self.asked: list[dict[str, Any]] = []
-        self.aborted = 0
+        self.aborted = asyncio.Event()
         self.policies = [policy("a")]
         self.token = ""
         self.examples: list[dict[str, Any]] = [
@@ -201,6 +201,10 @@ class ServiceStub:
 
     async def _extract(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
+        try:
+            read_extract(asked, _READER)
+        except Problem as refused:
+            return self._refuse(problem("invalid", 422, refused.detail, about=refused.field))
         self.asked.append(asked)
         name = asked["options"]["policy"]
         scripted = self._scripts.get(name)
@@ -220,7 +224,7 @@ class ServiceStub:
                 else:
                     await response.write(step)
         except (ConnectionError, asyncio.CancelledError):
-            self.aborted += 1
+            self.aborted.set()
             raise
         return response
 
@@ -246,11 +250,11 @@ def _base64(content: bytes) -> str:
 
 
 @asynccontextmanager
-async def serve(stub: ServiceStub) -> AsyncIterator[ServiceStub]:
-    """The stub on a free port."""
+async def serve(stub: ServiceStub, port: int = 0) -> AsyncIterator[ServiceStub]:
+    """The stub on a port, or on a free one."""
     runner = web.AppRunner(stub.app(), handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     stub.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
