@@ -119,7 +119,10 @@ class EpisodePlayer:
                     shown.append(turn_shown(index, turn, prompt_tokens, tokens, None))
                     events.append(Event("turn", dict(shown[-1])))
                 case (int() as index, Observation() as observation):
-                    search = await asyncio.to_thread(search_shown, observation, order.thumbnails)
+                    if order.thumbnails and any(result.images for result in observation.results):
+                        search = await asyncio.to_thread(search_shown, observation, True)
+                    else:
+                        search = search_shown(observation, False)
                     shown[index]["search"] = search
                     events.append(Event("search", {"turn": index, "search": search}))
                 case str() as reason:

@@ -95,7 +95,7 @@ async def test_a_request_has_one_deadline_and_what_it_began_is_ended(streamed: b
     service = make_service()
     service.first.ends = ["hang"]
     with pytest.raises(Problem) as late:
-        asked = asked_of(deadline_s=0.05)
+        asked = asked_of(deadline_s=0.4)
         await (names_of(service, asked) if streamed else service.desk.answer(asked))
     assert late.value.status == 504 and (service.first.under_way, service.first.cancelled) == (0, 1)
 
