@@ -102,42 +102,19 @@ class Desk:
         Raises:
             Problem: there is none.
         """
-        began = time.monotonic()
-        async with _deadline(asked.deadline_s):
-            order, engines = await self._order(asked)
-            for attempt in itertools.count(1):
-                try:
-                    event = await engines.play(_left(order, asked, began))
-                    return _result(event, asked, time.monotonic() - began)
-                except EngineGone as error:
-                    await _wait_for_another(error, attempt)
-        raise AssertionError("unreachable")
+        async with aclosing(self._events(asked, streamed=False)) as events:
+            async for event in events:
+                if event.name == "result":
+                    return event.data
+        raise AssertionError("unreachable: the events of a request end with its result or a problem")
 
-    async def follow(self, asked: Asked) -> AsyncGenerator[Event, None]:
+    def follow(self, asked: Asked) -> AsyncGenerator[Event, None]:
         """All events of a request that has a place; the last one is its result.
 
         Raises:
             Problem: there is none.
         """
-        began = time.monotonic()
-        async with _deadline(asked.deadline_s):
-            order, engines = await self._order(asked)
-            order = replace(order, streamed=True)
-            for attempt in itertools.count(1):
-                if attempt > 1:
-                    yield Event("restart", {"reason": "the engine was lost"})
-                try:
-                    async with aclosing(engines.events(_left(order, asked, began))) as events:
-                        async for event in events:
-                            if event.name in LAST:
-                                shown = _result(event, asked, time.monotonic() - began)
-                                yield Event("result", shown)
-                                return
-                            if event.name != "start" or attempt == 1:
-                                yield event
-                    raise EngineGone("it ended without a last event")
-                except EngineGone as error:
-                    await _wait_for_another(error, attempt)
+        return self._events(asked, streamed=True)
 
     async def batch(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The answer to each, or its problem, in order; as many at once as there are places.
@@ -174,6 +151,29 @@ class Desk:
         except (TimeoutError, EngineGone):
             raise Problem("unavailable", "an engine is not ready; ask again in a moment", retry_s=RETRY_S) from None
 
+    async def _events(self, asked: Asked, *, streamed: bool) -> AsyncGenerator[Event, None]:
+        """What an engine tells of a request, over the loss of engines; without `streamed` little but its result."""
+        began = time.monotonic()
+        async with _deadline(asked.deadline_s):
+            order, engines = await self._order(asked)
+            order = replace(order, streamed=streamed)
+            for attempt in itertools.count(1):
+                if attempt > 1:
+                    yield Event("restart", {"reason": "the engine was lost"})
+                try:
+                    left = _left(order, asked, began)
+                    async with aclosing(engines.events(left) if streamed else _last(engines, left)) as events:
+                        async for event in events:
+                            if event.name in LAST:
+                                shown = _result(event, asked, time.monotonic() - began)
+                                yield Event("result", shown)
+                                return
+                            if event.name != "start" or attempt == 1:
+                                yield event
+                    raise EngineGone("it ended without a last event")
+                except EngineGone as error:
+                    await _wait_for_another(error, attempt)
+
     async def _order(self, asked: Asked) -> tuple[Order, Engines]:
         name = asked.options.policy or self.policies[0]
         if name not in self._engines:
@@ -206,6 +206,10 @@ class Desk:
         if self._fetcher is None:
             raise invalid("image_url", "this service fetches no pictures; send image instead")
         return await self._fetcher.fetch(url)
+
+
+async def _last(engines: Engines, order: Order) -> AsyncGenerator[Event, None]:
+    yield await engines.play(order)
 
 
 class _deadline:
