@@ -39,7 +39,7 @@ from envs.tools.base import ToolClient
 from envs.tools.local import LocalSearchTool
 from envs.tools.local_index import ensure_local_index
 from launch.model_source import find_model
-from launch.serving import data_root, policy_card, policy_config, served_policy
+from launch.serving import data_root, policy_card, policy_config, served_settings
 from sake_ray.types import Example, ImageRef
 
 _POST: ContextVar[int] = ContextVar("post")
@@ -61,7 +61,7 @@ async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[d
         source = find_model(words["model"])
         given = words["settings"].split()
         config = policy_config(source, [*given, f"run.dir={Path(made) / 'run'}"])
-        settings = served_policy(config, policy_card(source, "a", Path(made))).settings
+        settings = served_settings(config, policy_card(source, "a", Path(made)).folder)
         root = data_root(config)
         ensure_local_index(root)
         worker = build_worker("bare", settings, ToolClient(LocalSearchTool(root)))

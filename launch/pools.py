@@ -69,8 +69,13 @@ def worker_settings(config: Config, model: Path, prompts: Prompts | None = None)
         min_pixels=config.data.min_pixels,
         max_pixels=config.data.max_pixels,
         max_result_chars=config.search.max_chars,
-        resources=Resources(rollout.cpus_per_worker, rollout.gpus_per_worker),
+        resources=worker_resources(config),
     )
+
+
+def worker_resources(config: Config) -> Resources:
+    """What a rollout worker takes of its node."""
+    return Resources(config.rollout.cpus_per_worker, config.rollout.gpus_per_worker)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from envs.search_env import NoSearch
 from envs.tools.api import ApiSettingsError
 from envs.tools.web_tool import SearchSpent
 from launch.model_source import find_model
-from launch.pools import worker_settings
+from launch.pools import worker_resources
 from launch.post_files import Post
 from launch.predicting import AskingEnded, Reply
 from launch.search_tool import open_search
-from launch.serving import data_root, last_run, policy_card, policy_config
+from launch.serving import data_root, last_run, policy_card, policy_config, served_settings
 from launch.tagging import model_fingerprint
 from sake_ray.config.config import Config, section_hash
 from sake_ray.data.images import MAX_IMAGE_BYTES
@@ -70,12 +70,11 @@ def plan_locally(job: str, model: str, settings: Sequence[str]) -> LocalPlan:
     """
     source = find_model(model or last_run())
     config = policy_config(source, settings, job)
-    made = worker_settings(config, source.folder)
+    resources = worker_resources(config)
     # Before the first import of torch, which the export of a checkpoint needs too.
-    os.environ.update({**process_env(made.resources), **engine_env(made.resources)})
+    os.environ.update({**process_env(resources), **engine_env(resources)})
     card = policy_card(source, _NAME, config.run_dir.resolve())
-    engine = replace(made.engine, model=card.folder, ray_metrics=False)
-    return LocalPlan(config, card, replace(made, engine=engine))
+    return LocalPlan(config, card, served_settings(config, card.folder))
 
 
 @asynccontextmanager

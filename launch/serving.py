@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from actors.rollout_actor import WorkerSettings
 from actors.search_build import ToolSpec
 from actors.search_pool import PoolSettings
 from actors.serving.settings import IngressSettings, ServedPolicy, ServiceSettings
@@ -159,10 +160,14 @@ def policy_config(source: ModelSource, settings: Sequence[str], job: str = JOB) 
 def served_policy(config: Config, card: PolicyCard) -> ServedPolicy:
     """A policy and what its engines and its search are built from, as its configuration has them."""
     tool = ToolSpec(config.search, str(data_root(config)), cache_dir(config), config.data.max_pixels)
-    settings = worker_settings(config, Path(card.folder))
+    return ServedPolicy(card, served_settings(config, card.folder), tool)
+
+
+def served_settings(config: Config, folder: str) -> WorkerSettings:
+    """What an engine that serves the policy in `folder` is built from."""
+    settings = worker_settings(config, Path(folder))
     # Nobody trains on what is served; vLLM's own series cost as much as a search.
-    engine = replace(settings.engine, logprobs=False, ray_metrics=False)
-    return ServedPolicy(card, replace(settings, engine=engine), tool)
+    return replace(settings, engine=replace(settings.engine, logprobs=False, ray_metrics=False))
 
 
 def data_root(config: Config) -> Path:
