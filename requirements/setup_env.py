@@ -107,7 +107,8 @@ def pip_install(python: Path, arguments: list[str], what: str, count: int) -> No
     log = python.parent.parent / "setup.log"
     say(f"{what} ({count} packages; full output in {log})")
     command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    command += ["--progress-bar", "off", *arguments]
+    # Compiled when first imported: of tens of thousands of modules a few thousand ever are.
+    command += ["--progress-bar", "off", "--no-compile", *arguments]
     tail: deque[str] = deque(maxlen=15)
     seen, told = 0, time.monotonic()
     with log.open("a", encoding="utf-8") as sink, subprocess.Popen(

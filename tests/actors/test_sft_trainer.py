@@ -117,6 +117,7 @@ def test_a_finished_run_is_not_run_again(whole: Path, model: Path) -> None:
     assert left == {path: when for path, when in before.items() if path.name != PLAN}
 
 
+@pytest.mark.slow
 def test_two_ranks_of_which_one_is_killed_take_the_same_course_as_one(whole: Path, model: Path) -> None:
     """Every step is told once, and the steps that ran again after the kill give the rows they would have given."""
     killed: list[int] = []

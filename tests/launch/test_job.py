@@ -23,7 +23,7 @@ from tests import dashboard
 from tests.launch import made_train
 
 pytestmark = pytest.mark.integration
-STEPS = 8
+STEPS = 6
 PORT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes()[0]['MetricsExportPort'])"
 GROUP = 4
 SETTINGS = (
@@ -224,6 +224,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_nothing_running_and_the_run_goes_on_as_i
     cluster_is_empty(cluster)
 
 
+@pytest.mark.slow
 def test_real_posts_go_the_whole_way(cluster: Cluster, whole: Path, runs: Path, shared: Path) -> None:
     """Real texts and boxes, full-size pictures drawn from them, the released search cache."""
     folder = runs / "real"
