@@ -78,4 +78,4 @@ async def open_window(
         yield await context.new_page()
 
 
-__all__ = ["Browser", "Heard", "Locator", "Page", "chromium", "expect", "open_browser", "open_window"]
+__all__ = ["Browser", "ConsoleMessage", "Heard", "Locator", "Page", "chromium", "expect", "open_browser", "open_window"]

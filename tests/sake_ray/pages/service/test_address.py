@@ -55,8 +55,9 @@ async def give(page: Page, address: str = ADDRESS) -> None:
 async def test_the_service_fetches_the_picture_and_its_boxes_stand_on_an_empty_sheet(
     page: Page, heard: Heard, stub: ServiceStub
 ) -> None:
-    fetched = Gate()
-    stub.script(Answer([b": fetching\n\n", fetched, *events_of(RESULT)]))
+    fetched, written = Gate(), Gate()
+    start, *others = events_of(RESULT)
+    stub.script(Answer([b": fetching\n\n", fetched, start, written, *others]))
     await look_at(page, stub)
     await give(page, f"  {ADDRESS} ")
     await write(page, POST)
@@ -65,6 +66,8 @@ async def test_the_service_fetches_the_picture_and_its_boxes_stand_on_an_empty_s
     await expect(origin).to_have_text(f"The service fetches the picture. {ADDRESS}")
     await expect(sheet, "its size is not known yet").to_be_hidden()
     fetched.set()
+    await expect(sheet).to_be_visible()
+    written.set()
     await done(page)
     assert stub.asked[0]["image_url"] == ADDRESS and "image" not in stub.asked[0]
     await expect(origin).to_have_text(f"{UNSEEN} {ADDRESS}")
