@@ -37,9 +37,9 @@ class EngineHost:
         self.engines: dict[str, VllmEngine] = {}
         self.seen = 0
 
-    async def start(self, key: str, config: EngineConfig) -> None:
+    async def start(self, key: str, config: EngineConfig, version: int = 0) -> None:
         self.engines[key] = VllmEngine(config, ShmWeightSync(bucket_bytes=200_000))
-        await self.engines[key].start()
+        await self.engines[key].start(version)
 
     async def generate(
         self, key: str, requests: Sequence[tuple[list[int], list[Any], dict[str, Any]]]
@@ -245,12 +245,15 @@ def test_after_two_updates_the_engine_equals_a_fresh_one_and_a_torn_update_never
         timings, reported = bench.get("update", "main", params, version)
         assert reported == str(version) and timings["bytes"] > 1_000_000
     assert "lm_head.weight" not in params, "tied: the head comes with the embedding"
-    bench.get("start", "fresh", EngineConfig(str(tmp_path / "new"), max_model_len=2048, kv_cache_gib=0.25))
+    bench.get("start", "fresh", EngineConfig(str(tmp_path / "new"), max_model_len=2048, kv_cache_gib=0.25), 2)
     updated, fresh = bench.greedy("main"), bench.greedy("fresh")
     assert [ids for ids, _ in updated] == [ids for ids, _ in fresh]
     assert [logprobs for _, logprobs in updated] == [logprobs for _, logprobs in fresh]
     assert updated != before
-    assert bench.one(bench.prompt(), [picture(0)], max_tokens=2, seed=0)[0].policy_version == 2
+    for key in ("main", "fresh"):  # updated to it; begun with it
+        request = (bench.prompt(), [picture(0)], {"max_tokens": 2, "seed": 0})
+        ((completion, _),) = bench.get("generate", key, [request])
+        assert completion.policy_version == 2
 
     with pytest.raises(WeightSyncError, match="no parameters"):
         bench.get("update", "fresh", {}, 3)
