@@ -19,7 +19,6 @@ standard error and exit status 2.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from rewards.evaluation.report import Provenance, build_report, write_report
 from rewards.protocols import PROTOCOLS
 from sake_ray.coldstart.tag_files import read_tags
 from sake_ray.config.config import settings_hash
-from sake_ray.data.json_files import read_values, write_json, write_whole
+from sake_ray.data.json_files import read_object, read_values, write_json, write_whole
 from sake_ray.data.problems import DataError
 from sake_ray.data.twitter import TASKS
 from sake_ray.pages import evaluation_page
@@ -196,7 +195,7 @@ def _load_run(path: Path, words: Mapping[str, str], gold: list[PostRecord] | Non
     if gold is not None:
         notes = _absent(len(gold) - len({record.id for record in records}))
         records = merge_gold(records, gold, missing=missing)
-    config = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
+    config = read_object(path.with_name("config.json"))
     model = config.get("model", {}).get("path", "")
     return _Loaded(records, str(path.parent), settings_hash(config), f"step {step}", str(model), notes)
 

@@ -18,8 +18,8 @@ from launch.starting import MINI, base_model_folder
 from launch.words import UsageError
 from sake_ray.config.load import FIELDS
 from sake_ray.config.values import Value
-from sake_ray.data.json_files import parse_json, read_text
-from sake_ray.data.problems import DataError, FieldError
+from sake_ray.data.json_files import read_object
+from sake_ray.data.problems import DataError
 from sake_ray.trainer import checkpoint
 from sake_ray.trainer.checkpoint import CheckpointError
 
@@ -198,12 +198,4 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it is there and is none.
     """
-    if not path.is_file():
-        return {}
-    try:
-        content = parse_json(read_text(path))
-    except FieldError as error:
-        raise DataError(f"{path}: {error.message}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no settings")
-    return content
+    return read_object(path) if path.is_file() else {}

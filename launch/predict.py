@@ -34,8 +34,9 @@ if __package__ in (None, ""):  # run as a file from a checkout that is not insta
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.post_files import Post, one_post, posts_of_file, posts_of_folder
-from launch.predicting import RESULTS, Asker, AskingEnded, Results, alone_in, draw, predict_all
+from launch.predicting import RESULTS, Asker, AskingEnded, Results, draw, predict_all
 from launch.words import UsageError, read_words
+from sake_ray.coldstart.stage_folder import held
 from sake_ray.config.values import ConfigError, show
 from sake_ray.data.problems import DataError
 from sake_ray.prompts import PromptError
@@ -140,7 +141,7 @@ def _predict(words: Words, settings: Sequence[str], posts: list[Post]) -> int:
         return asyncio.run(_until_stopped(_one(words, plan, posts[0], output)))
     if words.posts and Path(words.posts).resolve() == (output / RESULTS).resolve():
         raise UsageError(f"output={output}: posts={words.posts} lies where its results would; choose another")
-    with alone_in(output):
+    with held(output, "output"):
         plan = None if words.service else _plan(words, settings)
         whose = {"service": words.service} if plan is None else plan.identity()
         asking = {"search": words.search, "seed": words.seed, "temperature": words.temperature}

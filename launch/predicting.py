@@ -8,14 +8,12 @@ is; a post's picture is there before its line; no picture of the user's is writt
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import io
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,26 +117,6 @@ class Results:
             self._done.add(post.id)
         told = {"problem": reply.problem} if reply.result is None else {"result": reply.result}
         self._file.add({"id": post.id, "status": reply.status, **told})
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second command out of a folder: both would add to the same file.
-
-    Raises:
-        DataError: another one is in it, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".predict.lock").open("w")
-    except OSError as error:
-        raise DataError(f"output={folder}: cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"output={folder}: another command is working there; choose another") from None
-        yield
 
 
 def draw(post: Post, result: Mapping[str, Any], target: Path) -> None:

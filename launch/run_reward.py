@@ -15,8 +15,8 @@ from rewards.composite import Scorer
 from sake_ray.config import DataConfig, RewardConfig
 from sake_ray.config.load import FIELDS
 from sake_ray.config.values import field_types, parse_value, show
-from sake_ray.data.json_files import parse_json, read_text
-from sake_ray.data.problems import DataError, FieldError
+from sake_ray.data.json_files import read_object
+from sake_ray.data.problems import DataError
 
 _SECTIONS = {"reward": RewardConfig, "data": DataConfig}
 _PIXELS = ("data.min_pixels", "data.max_pixels")
@@ -64,13 +64,10 @@ def _stored(path: Path) -> dict[str, Any]:
     """What a run's config.json says of `RUN_KEYS`; nothing when there is no such file."""
     if not path.is_file():
         return {}
-    try:
-        content = parse_json(read_text(path))
-    except FieldError as error:
-        raise DataError(f"{path}: {error.message}") from error
-    sections = {name: content.get(name) if isinstance(content, dict) else None for name in _SECTIONS}
+    content = read_object(path)
     named: dict[str, Any] = {}
-    for section, part in sections.items():
+    for section in _SECTIONS:
+        part = content.get(section)
         if not isinstance(part, dict):
             raise DataError(f"{path}: {section}: no such section; is it the config.json that a run wrote?")
         named |= {f"{section}.{name}": value for name, value in part.items()}

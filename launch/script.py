@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from actors.placement import joined_ray
 from launch.display import RunDisplay
 from launch.search_tool import check_search
+from sake_ray.coldstart.stage_folder import held
 from sake_ray.coldstart.teaching import TeacherRefused
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
@@ -59,7 +59,6 @@ def run_stage(
 
 async def _until_stopped(config: Config, work: Work) -> int:
     run_dir = config.run_dir.resolve()
-    run_dir.mkdir(parents=True, exist_ok=True)
     with held(run_dir):
         (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
         display = RunDisplay(run_dir, total_steps=0)
@@ -74,18 +73,3 @@ async def _until_stopped(config: Config, work: Work) -> int:
         log.info("stopped; the same command goes on from there")
         display.close("stopped")
         return STOPPED
-
-
-@contextlib.contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """Keep a second job out of a run's folder: both would add to the same files.
-
-    Raises:
-        DataError: another job is in it.
-    """
-    with (run_dir / ".job.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"run.dir={run_dir}: another job is working there; choose another") from None
-        yield

@@ -26,11 +26,11 @@ from launch.job_data import load_miniworld
 from launch.model_source import CONFIG, POLICY, ModelSource, find_model, policy_defaults, run_source
 from launch.pools import worker_settings
 from launch.run_checkpoints import BEST_POLICY
-from launch.script import held
 from launch.search_tool import cache_dir, check_search
 from launch.serving_examples import example_posts
 from launch.starting import MINI
 from launch.words import UsageError, read_words
+from sake_ray.coldstart.stage_folder import held
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
 from sake_ray.config.values import ConfigError, read_range
@@ -77,7 +77,6 @@ def plan_service(arguments: Sequence[str], stop: threading.Event, stack: ExitSta
     folder = config.run_dir.resolve()
     token = _token(config)
     _check_address(config.serve.host, config.serve.port, token)
-    folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(held(folder))
     follower = None
     if follow:

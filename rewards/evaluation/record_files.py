@@ -24,7 +24,7 @@ from sake_ray.data.boxes import Quad
 from sake_ray.data.fmnerg import FMNERG_TYPES
 from sake_ray.data.gold import MAX_ROWS, check_difficulty, check_seen, check_size, need
 from sake_ray.data.images import processed_size
-from sake_ray.data.json_files import parse_json, read_text, read_values
+from sake_ray.data.json_files import read_object, read_values
 from sake_ray.data.problems import DataError, FieldError
 from sake_ray.types import Answer, StopReason
 
@@ -88,11 +88,7 @@ def pixel_limits(config: Path) -> tuple[int, int]:
     Raises:
         DataError: there is no such file, or it does not say.
     """
-    try:
-        content = parse_json(read_text(config))
-    except FieldError as error:
-        raise DataError(f"{config}: {error.message}") from error
-    data = content.get("data") if isinstance(content, dict) else None
+    data = read_object(config).get("data")
     found = [data.get(name) if isinstance(data, dict) else None for name in ("min_pixels", "max_pixels")]
     low, high = found
     if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:

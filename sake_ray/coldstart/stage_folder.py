@@ -1,14 +1,17 @@
-"""A stage's folder that a killed run goes on in: the settings it belongs to, and JSON-lines files that only grow.
+"""A stage's folder that a killed run goes on in: who works there, its settings, and JSON-lines files that only grow.
 
-Knows nothing of what the lines hold. Always holds: a folder of other settings is refused, naming them; half a line
-that a killed run left is dropped before anything is read or added.
+Knows nothing of what the lines hold. Always holds: one job at a time works in a folder that is held, and one that is
+killed holds it no more; a folder of other settings is refused, naming them; half a line that a killed run left is
+dropped before anything is read or added.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,29 @@ from sake_ray.data.json_files import append_lines, parse_json, read_text, write_
 from sake_ray.data.problems import DataError, FieldError
 
 SETTINGS = "settings.json"
+_LOCK = ".job.lock"
+
+
+@contextmanager
+def held(folder: Path, setting: str = "run.dir") -> Iterator[None]:
+    """Make the folder if need be, and keep a second job out of it: both would add to the same files.
+
+    `setting` is what the user gave the folder by.
+
+    Raises:
+        DataError: another job is in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise DataError(f"{setting}={folder}: cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{setting}={folder}: another job is working there; choose another") from None
+        yield
 
 
 def claim(folder: Path, identity: Mapping[str, Any], setting: str = "run.dir") -> None:

@@ -53,6 +53,21 @@ def parse_json(text: str, *, field: str = "json", max_chars: int = MAX_VALUE_CHA
         raise FieldError(field, str(error)) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The one JSON object of a file.
+
+    Raises:
+        DataError: the file is missing, too large or not UTF-8, or holds something else.
+    """
+    try:
+        value = parse_json(read_text(path))
+    except FieldError as error:
+        raise DataError(f"{path}: {error.message}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: must hold a JSON object")
+    return value
+
+
 def read_values(
     path: Path, log: ProblemLog | None = None, *, max_value_chars: int = MAX_VALUE_CHARS
 ) -> Iterator[tuple[int, Any]]:

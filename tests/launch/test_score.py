@@ -117,7 +117,7 @@ def test_without_the_runs_config_the_pixel_limits_must_be_given(
     ("content", "argument", "message"),
     [
         ("{", "preset=paper", "config.json: broken JSON"),
-        ("[]", "preset=paper", "config.json: reward: no such section"),
+        ("[]", "preset=paper", "config.json: must hold a JSON object"),
         ('{"reward": {"gamma_2": 1}, "data": {}}', "preset=paper", "reward.gamma_2: this version has no such setting"),
         (
             '{"reward": {"gamma": "x"}, "data": {"min_pixels": 7056, "max_pixels": 7056}}',

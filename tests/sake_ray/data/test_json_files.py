@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sake_ray.data.json_files import parse_json, read_values
+from sake_ray.data.json_files import parse_json, read_object, read_values
 from sake_ray.data.problems import DataError, FieldError, ProblemLog
 
 VALUES = st.recursive(
@@ -102,3 +102,23 @@ def test_other_encodings_name_the_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"a": 1}\n{"a": "\xe9"}')
     with pytest.raises(DataError, match=r"latin\.jsonl:2: not UTF-8"):
         list(read_values(path, ProblemLog("skip")))
+
+
+@given(value=VALUES)
+def test_a_file_of_one_object_is_that_object_and_nothing_else_is(
+    tmp_path_factory: pytest.TempPathFactory, value: Any
+) -> None:
+    path = _write(tmp_path_factory.getbasetemp(), json.dumps(value))
+    if isinstance(value, dict):
+        assert read_object(path) == value
+    else:
+        with pytest.raises(DataError, match=r"file\.json: must hold a JSON object"):
+            read_object(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1} {}', '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 200])
+def test_a_file_that_is_no_object_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"file\.json"):
+        read_object(_write(tmp_path, text))
+    with pytest.raises(DataError, match="no such file"):
+        read_object(tmp_path / "none.json")
