@@ -1,16 +1,18 @@
 """What the service itself costs: the same tokens from bare vLLM and through the service, and a long run of it.
 
-    python benchmarks/serving.py model=RUN_OR_POLICY|large [clients=1,8,64] [requests=60,240,640] [repeats=2]
+    python benchmarks/serving.py model=RUN_OR_POLICY|large [clients=1,8,64] [requests=60,240,640] [slices=6]
                                  [proxy=haproxy|python] [out=FILE]
     python benchmarks/serving.py model=RUN_OR_POLICY soak=10000 [clients=32]
 
 Each post is asked for once: its picture is sent with it, its episode is played, its answer is read. Bare vLLM (a
-process of its own, `benchmarks/serving_bare.py`) is given the prompts and pictures of those very turns and the number
-of tokens each was answered with, by as many clients, each of which waits for a turn before it asks for the next; no
-parsing, no search, no HTTP. Arms take turns. The clients run in this process and share the machine with the service,
-which bare vLLM's do not have to: their CPU time is told. `large` is the random model of some 90 million parameters of
-`benchmarks/weight_sync.py`, with the settings of `mini`: it seldom ends a turn and never searches. The long run adds
-bad requests and clients that leave in the middle of a stream, and reads the memory of every process of the service.
+process of its own, `benchmarks/serving_bare.py`) is given the requests of those very turns, by as many clients, each of
+which waits for a turn before it asks for the next; no parsing, no search, no HTTP. Both are up all the time and take
+turns every few seconds, with the same posts: a shared machine is slower in one minute than in the next, so a ratio is
+that of two neighbours. What the service takes when nobody asks counts against bare vLLM. The clients run in this
+process and share the machine with the service, which bare vLLM's do not have to: their CPU time is told. `large` is the
+random model of some 90 million parameters of `benchmarks/weight_sync.py`, with the settings of `mini`: it seldom ends a
+turn and never searches. The long run adds bad requests and clients that leave in the middle of a stream, and reads the
+memory of every process of the service.
 Always holds: a request that fails ends the script, unless it was sent to fail.
 """
 
@@ -29,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ from sake_ray.data.miniworld_files import WorldSpec, ensure_world
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 300.0
 LARGE = "large"
+WARM = 32
 PERCENTILES = (50, 95, 99)
 Post = dict[str, str]
 
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         "model": "",
         "clients": "",
         "requests": "60,240,640",
-        "repeats": "2",
+        "slices": "6",
         "soak": "0",
         "out": "",
         "proxy": "haproxy",
@@ -71,14 +74,14 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="serving-") as made:
         folder = Path(made)
         # Enough posts that nobody is helped by a prompt that was there before.
-        posts = make_posts(folder, soak or sum(requests) + 32)
+        posts = make_posts(folder, soak or sum(requests) + WARM)
         if words["model"] == LARGE:
             words["model"] = str(make_large_model(folder / LARGE))
         if soak:
-            with service(words["model"], folder, words["proxy"]) as url:
-                sys.stdout.write(asyncio.run(long_run(url, posts, clients[0])))
+            with service(words["model"], folder, words["proxy"]) as running:
+                sys.stdout.write(asyncio.run(long_run(running, posts, clients[0])))
             return 0
-        text = compare(words["model"], folder, posts, clients, requests, int(words["repeats"]), words["proxy"])
+        text = compare(words["model"], folder, posts, clients, requests, int(words["slices"]), words["proxy"])
     sys.stdout.write(text)
     if words["out"]:
         Path(words["out"]).write_text(text, encoding="utf-8")
@@ -97,9 +100,47 @@ def make_posts(folder: Path, count: int) -> list[Post]:
     return posts
 
 
+@dataclass(frozen=True)
+class Running:
+    """The service: its address and its first process."""
+
+    url: str
+    pid: int
+
+    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """Its processes, Ray's own among them, by kind."""
+        replica = "ray::ServeReplica:sake_ray:"
+        first = psutil.Process(self.pid)
+        for process in (first, *first.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if line.startswith(replica):
+                    yield line.removeprefix(replica).split(" ")[0].split(".")[0], process
+                elif line.startswith("VLLM::EngineCore"):
+                    yield "EngineCore", process
+                else:
+                    yield "Ray and proxies", process
+
+    def memory(self) -> dict[str, float]:
+        """MiB resident, by kind of process."""
+        found: Counter[str] = Counter()
+        for kind, process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found[kind] += process.memory_info().rss / 2**20
+        return dict(found)
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far."""
+        total = 0.0
+        for _, process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += sum(process.cpu_times()[:2])
+        return total
+
+
 @contextmanager
-def service(model: str, folder: Path, proxy: str) -> Iterator[str]:
-    """The real service, as a process of its own; yields its address."""
+def service(model: str, folder: Path, proxy: str) -> Iterator[Running]:
+    """The real service, as a process of its own."""
     (port,) = free_ports((8000,))
     command = [sys.executable, str(ROOT / "launch" / "serve.py"), f"model={model}", f"serve.port={port}"]
     command += [f"run.dir={folder / 'service'}", "serve.max_concurrent=512", f"serve.proxy={proxy}"]
@@ -113,7 +154,7 @@ def service(model: str, folder: Path, proxy: str) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the service did not come up:\n{log.read_text()[-3000:]}")
             time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        yield Running(f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         process.wait(timeout=120)
@@ -127,50 +168,110 @@ def _settings(model: str) -> list[str]:
 # --- bare vLLM and the service in turns ------------------------------------------------------------------
 
 
+class Bare:
+    """Bare vLLM in a process of its own."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        script = str(ROOT / "benchmarks" / "serving_bare.py")
+        words = [f"model={model}", f"posts={folder / 'posts.jsonl'}", f"settings={' '.join(_settings(model))}"]
+        self._log = folder / "bare.log"
+        with self._log.open("w") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, script, *words],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True,
+            )  # fmt: skip
+        self._answer()
+
+    def ask(self, clients: int, first: int, count: int) -> dict[str, Any]:
+        """Have it answer the requests of `count` posts."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{clients} {first} {count}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        for line in self._process.stdout or ():
+            if line.startswith("BARE "):
+                found: dict[str, Any] = json.loads(line[5:])
+                return found
+        raise SystemExit(f"the bare arm failed:\n{self._log.read_text()[-3000:]}")
+
+
 def compare(
     model: str,
     folder: Path,
     posts: Sequence[Post],
     clients: Sequence[int],
     requests: Sequence[int],
-    repeats: int,
+    slices: int,
     proxy: str,
 ) -> str:
     """The table of both arms."""
-    warm, rest = list(posts[:32]), list(posts[32:])
-    parts: list[list[Post]] = []
-    for count in requests:
-        parts.append(rest[:count])
-        rest = rest[count:]
-    served: list[list[dict[str, Any]]] = [[] for _ in clients]
-    bare: list[list[dict[str, Any]]] = [[] for _ in clients]
-    for repeat in range(repeats):
-        arms = ("bare", "served") if repeat % 2 == 0 else ("served", "bare")
-        for arm in arms:
-            if arm == "bare":
-                found = _bare(model, folder, clients, requests)
-            else:
-                with service(model, folder, proxy) as url:
-                    found = asyncio.run(_served(url, warm, parts, clients))
-            for index, each in enumerate(found):
-                (bare if arm == "bare" else served)[index].append(each)
-                sys.stderr.write(f"{arm}, {clients[index]} clients: {each}\n")
-    rows = [_row(count, bare[index], served[index]) for index, count in enumerate(clients)]
-    header = ["clients", "bare: requests/s", "served: requests/s", "served of bare", "tokens served / bare"]
+    bare = Bare(model, folder)
+    with contextlib.closing(bare), service(model, folder, proxy) as running:
+        rows = asyncio.run(_in_turns(bare, running, posts, clients, requests, slices))
+    header = ["clients", "bare: requests/s", "served: requests/s", "served of bare", "what differs"]
     header += [*(f"served p{p}, s" for p in PERCENTILES), "bare p50, s"]
     header += ["CPU ms a request: bare", "served", "clients"]
     return markdown(header, rows)
 
 
+async def _in_turns(
+    bare: Bare,
+    running: Running,
+    posts: Sequence[Post],
+    clients: Sequence[int],
+    requests: Sequence[int],
+    slices: int,
+) -> list[list[str]]:
+    rows = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.to_thread(bare.ask, 8, 0, WARM)
+        await _all(session, running, posts[:WARM], 8)
+        first = WARM
+        for count, total in zip(clients, requests, strict=True):
+            pairs = []
+            for number in range(slices):
+                size = total // slices
+
+                async def served(first: int = first, size: int = size, count: int = count) -> dict[str, Any]:
+                    return await _all(session, running, posts[first : first + size], count)
+
+                if number % 2 == 0:
+                    without = await asyncio.to_thread(bare.ask, count, first, size)
+                    pairs.append((without, await served()))
+                else:
+                    found = await served()
+                    pairs.append((await asyncio.to_thread(bare.ask, count, first, size), found))
+                first += size
+                _progress(count, *pairs[-1])
+            rows.append(_row(count, [each for each, _ in pairs], [each for _, each in pairs]))
+    return rows
+
+
+def _progress(count: int, bare: dict[str, Any], served: dict[str, Any]) -> None:
+    shown = {name: value for name, value in served.items() if name != "took"}
+    sys.stderr.write(f"{count} clients: {bare['seconds'] / served['seconds']:.2f} bare {bare} served {shown}\n")
+
+
 def _row(count: int, bare: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]]) -> list[str]:
-    share = [s["tokens"] / s["seconds"] / (b["tokens"] / b["seconds"]) for s, b in zip(served, bare, strict=True)]
+    share = [b["seconds"] / s["seconds"] for s, b in zip(served, bare, strict=True)]
+    took = [seconds for s in served for seconds in s["took"]]
+    fewer = sum(s["tokens"] for s in served) - sum(b["tokens"] for b in bare)
+    cuts = statistics.quantiles(took, n=100, method="inclusive")
     return [
         str(count),
         spread([b["requests"] / b["seconds"] for b in bare], 1),
         spread([s["requests"] / s["seconds"] for s in served], 1),
         spread(share),
-        spread([s["tokens"] / b["tokens"] for s, b in zip(served, bare, strict=True)]),
-        *(spread([s[f"p{p}"] for s in served]) for p in PERCENTILES),
+        f"{sum(b['differing'] for b in bare)} turns, {fewer:+} tokens",
+        *(f"{cuts[p - 1]:.2f}" for p in PERCENTILES),
         spread([b["p50"] for b in bare]),
         spread([b["cpu_ms"] for b in bare], 1),
         spread([s["cpu_ms"] for s in served], 1),
@@ -178,32 +279,7 @@ def _row(count: int, bare: Sequence[dict[str, Any]], served: Sequence[dict[str, 
     ]
 
 
-def _bare(model: str, folder: Path, clients: Sequence[int], requests: Sequence[int]) -> list[dict[str, Any]]:
-    words = [f"model={model}", f"posts={folder / 'posts.jsonl'}", f"out={folder / 'bare.json'}", "warm=32"]
-    words += [
-        f"settings={' '.join(_settings(model))}",
-        f"clients={','.join(map(str, clients))}",
-        f"requests={','.join(map(str, requests))}",
-    ]
-    log = folder / "bare.log"
-    with log.open("w") as sink:
-        status = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "serving_bare.py"), *words],
-                                stdout=sink, stderr=sink, check=False).returncode  # fmt: skip
-    if status:
-        raise SystemExit(f"the bare arm failed:\n{log.read_text()[-3000:]}")
-    found: list[dict[str, Any]] = json.loads((folder / "bare.json").read_text())
-    return found
-
-
-async def _served(
-    url: str, warm: Sequence[Post], parts: Sequence[Sequence[Post]], clients: Sequence[int]
-) -> list[dict[str, Any]]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _all(session, url, warm, 8)
-        return [await _all(session, url, part, count) for part, count in zip(parts, clients, strict=True)]
-
-
-async def _all(session: aiohttp.ClientSession, url: str, posts: Sequence[Post], clients: int) -> dict[str, Any]:
+async def _all(session: aiohttp.ClientSession, running: Running, posts: Sequence[Post], clients: int) -> dict[str, Any]:
     """All posts, by so many clients that each wait for an answer before they ask again."""
     waiting = iter(posts)
     took: list[float] = []
@@ -213,33 +289,32 @@ async def _all(session: aiohttp.ClientSession, url: str, posts: Sequence[Post], 
         nonlocal tokens
         for post in waiting:
             began = time.perf_counter()
-            async with session.post(f"{url}/v1/extract", json=post) as response:
+            async with session.post(f"{running.url}/v1/extract", json=post) as response:
                 body = await response.json()
                 if response.status != 200:
                     raise SystemExit(f"a request got {response.status}: {body}")
             took.append(time.perf_counter() - began)
             tokens += body["usage"]["generated_tokens"]
 
-    used, cpu, began = _service_cpu_s(), time.process_time(), time.perf_counter()
+    used, cpu, began = running.cpu_s(), time.process_time(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    seconds, cpu, used = time.perf_counter() - began, time.process_time() - cpu, _service_cpu_s() - used
-    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    seconds, cpu, used = time.perf_counter() - began, time.process_time() - cpu, running.cpu_s() - used
     return {
         "requests": len(posts),
         "seconds": seconds,
         "tokens": tokens,
         "client_cpu_ms": 1e3 * cpu / len(posts),
         "cpu_ms": 1e3 * used / len(posts),
-        **{f"p{p}": cuts[p - 1] for p in PERCENTILES},
+        "took": took,
     }
 
 
 # --- a long run ------------------------------------------------------------------------------------------
 
 
-async def long_run(url: str, posts: Sequence[Post], clients: int) -> str:
+async def long_run(running: Running, posts: Sequence[Post], clients: int) -> str:
     """All posts, some of them in ways that go wrong; the memory of the service meanwhile."""
     rng = random.Random(0)
     ends: Counter[str] = Counter()
@@ -252,10 +327,10 @@ async def long_run(url: str, posts: Sequence[Post], clients: int) -> str:
     async def client(session: aiohttp.ClientSession) -> None:
         nonlocal done
         for post in waiting:
-            ends[await _one(session, url, post, rng)] += 1
+            ends[await _one(session, running.url, post, rng)] += 1
             done += 1
             if done % every == 0:
-                memory.append((done, _memory()))
+                memory.append((done, running.memory()))
                 sys.stderr.write(f"{done} requests, {time.monotonic() - began:.0f} s: {memory[-1][1]}\n")
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -263,7 +338,7 @@ async def long_run(url: str, posts: Sequence[Post], clients: int) -> str:
             for _ in range(clients):
                 group.create_task(client(session))
         seconds = time.monotonic() - began
-        playing = await _under_way(session, url)
+        playing = await _under_way(session, running.url)
     kinds = sorted({kind for _, at in memory for kind in at})
     rows = [[kind, *(f"{at.get(kind, 0):.0f}" for _, at in memory)] for kind in kinds]
     table = markdown(["MiB resident after", *(f"{count:,}" for count, _ in memory)], rows)
@@ -318,38 +393,6 @@ async def _status(request: Any, wanted: int, name: str) -> str:
             raise SystemExit(f"{name}: {response.status}, {await response.text()}")
         await response.read()
     return name
-
-
-def _memory() -> dict[str, float]:
-    """MiB resident of the service's processes, by kind."""
-    found: Counter[str] = Counter()
-    for kind, process in _processes():
-        with contextlib.suppress(psutil.Error):
-            found[kind] += process.memory_info().rss / 2**20
-    return dict(found)
-
-
-def _service_cpu_s() -> float:
-    """CPU seconds of the service's processes, Ray's own among them."""
-    total = 0.0
-    for _, process in _processes():
-        with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:2])
-    return total
-
-
-def _processes() -> Iterator[tuple[str, psutil.Process]]:
-    """All that descends from this process, by kind."""
-    replica = "ray::ServeReplica:sake_ray:"
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            line = " ".join(process.cmdline())
-            if line.startswith(replica):
-                yield line.removeprefix(replica).split(" ")[0].split(".")[0], process
-            elif line.startswith("VLLM::EngineCore"):
-                yield "EngineCore", process
-            else:
-                yield "Ray and proxies", process
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""The arm of `benchmarks/serving.py` without the service: vLLM's `AsyncLLM`, given prompts and counts of tokens.
+"""The arm of `benchmarks/serving.py` without the service: vLLM's `AsyncLLM`, given the requests of the service's turns.
 
-Plays each post's episode once, untimed, to learn its turns: prompts, pictures, sampling parameters. Then, for each
-number of clients, has vLLM answer those very requests, its caches emptied before, which gives the same tokens but where
-two were equally likely. Run by that script alone.
+Plays each post's episode once, untimed, to learn its turns: prompts, pictures, sampling parameters. Then empties its
+caches and, for each line `CLIENTS FIRST COUNT` on standard input, has vLLM answer the requests of those posts again,
+which gives the same tokens but where two were equally likely. Run by that script alone.
+Always holds: each line is answered by one line on standard output that begins with `BARE `.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -44,6 +46,7 @@ from sake_ray.types import Example, ImageRef
 
 _POST: ContextVar[int] = ContextVar("post")
 """Whose episode a task plays."""
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Turn:
     ids: tuple[int, ...]
 
 
-async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """Learn the turns, then measure: one row a number of clients."""
+async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> None:
+    """Learn the turns, then measure as told."""
     with tempfile.TemporaryDirectory(prefix="bare-") as made:
         source = find_model(words["model"])
         given = words["settings"].split()
@@ -80,19 +83,19 @@ async def main(words: dict[str, str], posts: Sequence[dict[str, str]]) -> list[d
                 await worker.play(example, Play(0, settings.limits, 0.0), str(number))
 
         await asyncio.gather(*(learn(number, post) for number, post in enumerate(posts)))
-        waiting = [turns[number] for number in range(len(posts))]
-        warm = int(words["warm"])
-        found = []
-        await _all(engine._engine, waiting[:warm], 8)
-        rest = waiting[warm:]
-        for clients, count in zip(_numbers(words["clients"]), _numbers(words["requests"]), strict=True):
-            await engine._engine.reset_prefix_cache()
-            await engine._engine.reset_mm_cache()
-            await engine._engine.reset_encoder_cache()
-            found.append(await _all(engine._engine, rest[:count], clients))
-            rest = rest[count:]
+        await engine._engine.reset_prefix_cache()
+        await engine._engine.reset_mm_cache()
+        await engine._engine.reset_encoder_cache()
+        _tell({"learned": len(turns)})
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            clients, first, count = map(int, line.split())
+            _tell(await _all(engine._engine, [turns[first + at] for at in range(count)], clients))
         await worker.shutdown()
-    return found
+
+
+def _tell(what: dict[str, Any]) -> None:
+    sys.stdout.write(f"BARE {json.dumps(what)}\n")
+    sys.stdout.flush()
 
 
 def _recorded(engine: VllmEngine) -> dict[int, list[Turn]]:
@@ -111,25 +114,23 @@ def _recorded(engine: VllmEngine) -> dict[int, list[Turn]]:
 
 async def _all(engine: Any, episodes: list[list[Turn]], clients: int) -> dict[str, Any]:
     """All episodes, by so many clients; a turn begins when the one before it has ended."""
-    waiting = iter(enumerate(episodes))
+    waiting = iter(episodes)
     took: list[float] = []
     tokens = differing = 0
 
-    async def client(number: int) -> None:
+    async def client() -> None:
         nonlocal tokens, differing
-        for index, turns in waiting:
+        for turns in waiting:
             began = time.perf_counter()
-            for at, turn in enumerate(turns):
-                async for output in engine.generate(
-                    dict(turn.prompt), turn.sampling, f"{clients}-{number}-{index}-{at}"
-                ):
+            for turn in turns:
+                async for output in engine.generate(dict(turn.prompt), turn.sampling, f"bare-{next(_NUMBERS)}"):
                     ids = tuple(output.outputs[0].token_ids)
                 tokens += len(ids)
                 differing += ids != turn.ids
             took.append(time.perf_counter() - began)
 
     cpu, began = _cpu_s(), time.perf_counter()
-    await asyncio.gather(*(client(number) for number in range(clients)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     took.sort()
     seconds, cpu = time.perf_counter() - began, _cpu_s() - cpu
     return {
@@ -148,12 +149,8 @@ def _cpu_s() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in (mine, *mine.children(recursive=True)))
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
-
-
 if __name__ == "__main__":
-    KEYS = ("model", "posts", "out", "warm", "clients", "requests")
-    WORDS = {"settings": ""} | words_or_exit(sys.argv[1:], (*KEYS, "settings"), __doc__, required=KEYS)
+    KEYS = ("model", "posts", "settings")
+    WORDS = {"settings": ""} | words_or_exit(sys.argv[1:], KEYS, __doc__, required=("model", "posts"))
     POSTS = [json.loads(line) for line in Path(WORDS["posts"]).read_text(encoding="utf-8").splitlines()]
-    Path(WORDS["out"]).write_text(json.dumps(asyncio.run(main(WORDS, POSTS))), encoding="utf-8")
+    asyncio.run(main(WORDS, POSTS))
