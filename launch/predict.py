@@ -2,7 +2,7 @@
 
     python launch/predict.py image=photo.jpg text="…" [output=DIR]
     python launch/predict.py folder=DIR output=DIR          pictures with their post in a .txt, or posts.jsonl
-    python launch/predict.py posts=FILE.jsonl output=DIR    a line a post: {"text", "image": a path, "id" optional}
+    python launch/predict.py posts=FILE.jsonl output=DIR    a line a post: text, image (a path); id and note optional
     python launch/predict.py … service=http://127.0.0.1:8000 [token_env=NAME]
     python launch/predict.py … model=mini|MODEL|RUN|CHECKPOINT [section.field=value …]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sake_ray.config.config import Config
+from sake_ray.config.values import read_range
 
 # Jobs that use only some of the pools; every other job uses all of them.
 _POOLS = {
@@ -16,7 +17,6 @@ _POOLS = {
     "tag_difficulty": ("rollout",),
     "build_secot": ("rollout", "search"),
     "evaluate": ("rollout", "search"),
-    "serve": ("rollout", "search"),
 }
 
 
@@ -31,7 +31,9 @@ class PlanRow:
 
 
 def describe_plan(config: Config) -> list[PlanRow]:
-    """The actors of `config`'s job, in the order of data flow."""
+    """The actors of `config`'s job, in the order of data flow; of a service, which grows, the most it may have."""
+    if config.job == "serve":
+        return _service(config)
     rows = [
         PlanRow("rollout", config.rollout.workers, config.rollout.cpus_per_worker, config.rollout.gpus_per_worker),
         PlanRow("search", config.search.workers, config.search.cpus_per_worker, 0.0),
@@ -40,6 +42,19 @@ def describe_plan(config: Config) -> list[PlanRow]:
     ]
     used = _POOLS.get(config.job)
     return [row for row in rows if used is None or row.actor in used]
+
+
+def _service(config: Config) -> list[PlanRow]:
+    serve, rollout = config.serve, config.rollout
+    policies = len(serve.compare.split(",")) if serve.compare else 1
+    ingresses, engines, searches = (
+        read_range(f"serve.{name}", getattr(serve, name))[1] for name in ("ingress", "engines", "searches")
+    )
+    return [
+        PlanRow("ingress", ingresses, 0.0, 0.0),
+        PlanRow("engine", engines * policies, rollout.cpus_per_worker, rollout.gpus_per_worker),
+        PlanRow("search", searches * policies, config.search.cpus_per_worker, 0.0),
+    ]
 
 
 def totals(plan: list[PlanRow]) -> tuple[float, float]:

@@ -212,6 +212,14 @@ def test_the_plan_holds_only_the_pools_a_job_uses() -> None:
     assert [row.actor for row in describe_plan(config)] == ["learner"]
 
 
+def test_the_plan_of_a_service_is_the_most_it_may_grow_to() -> None:
+    words = ["serve.ingress=1:3", "serve.engines=2:4", "serve.searches=1:2", "rollout.cpus_per_worker=2"]
+    plan = describe_plan(load_config(words, job="serve"))
+    assert [(row.actor, row.count, row.cpus) for row in plan[:2]] == [("ingress", 3, 0.0), ("engine", 4, 2.0)]
+    both = describe_plan(load_config([*words, "serve.compare=a,b"], job="serve"))
+    assert [row.count for row in both] == [3, 8, 4] and [row.count for row in plan] == [3, 4, 2]
+
+
 def test_a_wrong_setting_ends_a_script_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         config_or_exit(["rollout.workers=0"], job="evaluate")
