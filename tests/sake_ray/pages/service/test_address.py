@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -209,6 +210,21 @@ async def test_a_link_gives_no_address_but_one_of_the_web(
     await look_at(page, stub, f"#text=a&address={address}")
     await expect(page.get_by_label("or the picture's address")).to_have_value("")
     await expect(problem_of(page, "image_url")).to_contain_text("none of the web's")
+    check_quiet(heard, stub)
+
+
+async def test_a_link_with_an_address_takes_the_place_of_the_picture_chosen(
+    page: Page, heard: Heard, stub: ServiceStub
+) -> None:
+    await look_at(page, stub)
+    await choose_example(page)
+    await page.evaluate("(hash) => { location.hash = hash; }", f"text=a&address={quote(ADDRESS, safe='')}")
+    await expect(page.get_by_label("or the picture's address")).to_have_value(ADDRESS)
+    await expect(page.get_by_alt_text("The picture chosen")).to_be_hidden()
+    await extract(page)
+    await done(page)
+    assert stub.asked[0]["image_url"] == ADDRESS
+    await expect(page.locator(".frame img"), "its boxes are of another picture").to_have_count(0)
     check_quiet(heard, stub)
 
 
