@@ -17,6 +17,7 @@ from envs.fetch.fetcher import FetchLimits, PictureFetcher
 from sake_ray.pages.service_files import SECURITY_HEADERS
 from tests.actors.serving.service_case import PICTURE, Answer, Service, ask, limits, make_service, post
 from tests.envs.fetch import hostile
+from tests.waiting import until
 
 FILE = {"image": ("a.png", PICTURE, "image/png")}
 
@@ -113,9 +114,7 @@ async def test_a_stream_ends_though_its_client_reads_slowly(spec: str) -> None:
     reads = asyncio.Event()
     body = post(stream=True, options={"deadline_s": 0.4})
     reading = asyncio.create_task(extract(service, json=body, spec=spec, reads=reads))
-    async with asyncio.timeout(10):  # its deadline does not wait for the client
-        while not service.first.cancelled:
-            await asyncio.sleep(0.01)
+    await until(lambda: service.first.cancelled == 1, 0.01, 10)  # its deadline does not wait for the client
     reads.set()
     answer = await asyncio.wait_for(reading, 5)
     assert answer.events()[-1][1]["status"] == 504 and len(answer.events()) == 603 and service.places() == 3
