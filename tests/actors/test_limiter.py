@@ -18,6 +18,7 @@ from ray.util import list_named_actors
 from actors.limiter import NAME, LimiterHandle
 from envs.limiter.lease import LeaseClient
 from envs.limiter.messages import Outcome, Service, ServiceLimits
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray")]
 
@@ -81,15 +82,20 @@ class Server:
 class Worker:
     """Asks the server through the limiter, all the time, more often than it is allowed to."""
 
-    async def ask(self, port: LimiterHandle, name: str, url: str, seconds: float, callers: int) -> int:
+    def __init__(self) -> None:
+        import aiohttp  # noqa: F401  # now, not when the clock runs
+
+        self._stopped = False
+
+    async def ask(self, port: LimiterHandle, name: str, url: str, callers: int) -> int:
         import aiohttp
 
         gate = LeaseClient(port, name, Service("counted", LIMITS))
         done = 0
 
-        async def caller(session: aiohttp.ClientSession, until: float) -> None:
+        async def caller(session: aiohttp.ClientSession) -> None:
             nonlocal done
-            while time.monotonic() < until:
+            while not self._stopped:
                 async with gate.lease() as lease:
                     headers = {SENT: str(time.monotonic_ns())}
                     async with session.get(url, params={"worker": name}, headers=headers) as response:
@@ -100,13 +106,21 @@ class Worker:
                 done += 1
 
         async with aiohttp.ClientSession() as session:
-            until = time.monotonic() + seconds
-            await asyncio.gather(*(caller(session, until) for _ in range(callers)))
+            await asyncio.gather(*(caller(session) for _ in range(callers)))
         await gate.close()
         return done
 
     async def ready(self) -> None:
         return None
+
+    async def stop(self) -> None:
+        self._stopped = True
+
+
+def begun(seen: Seen, names: list[str]) -> int:
+    """When every worker had made a call; later than all calls before that."""
+    firsts = [next((arrived for name, _, arrived in seen.calls if name == each), None) for each in names]
+    return max(time.monotonic_ns() if first is None else first for first in firsts)
 
 
 def worst_excess(times: list[int], window: float | None, stretched_ns: int) -> float:
@@ -133,11 +147,28 @@ async def test_eight_workers_never_pass_the_limits_share_alike_and_all_stop_when
     names = [f"worker-{index}" for index in range(WORKERS)]
     # Some want far more than others.
     tasks = [
-        worker.ask.remote(port, name, url, 7.0, 2 + 4 * (index % 2))
+        worker.ask.remote(port, name, url, 2 + 4 * (index % 2))
         for index, (worker, name) in enumerate(zip(workers, names, strict=True))
     ]
-    await asyncio.sleep(4.0)
+
+    async def enough() -> bool:
+        seen: Seen = await server.seen.remote()
+        first = begun(seen, names)
+        return sum(first <= arrived for _, _, arrived in seen.calls) > 200
+
+    async def throttled() -> int:
+        seen: Seen = await server.seen.remote()
+        return seen.throttled_at
+
+    async def on_again() -> bool:
+        seen: Seen = await server.seen.remote()
+        return sum(arrived >= seen.throttled_at + 2 * NS for _, _, arrived in seen.calls) > 40
+
+    await until(enough)
     await server.throttle.remote(2)
+    await until(throttled)
+    await until(on_again)
+    await asyncio.gather(*(worker.stop.remote() for worker in workers))
     done = await asyncio.gather(*tasks)
     seen: Seen = await server.seen.remote()
 
@@ -156,7 +187,8 @@ async def test_eight_workers_never_pass_the_limits_share_alike_and_all_stop_when
     assert not [arrived for arrived in arrivals if heard < arrived < seen.throttled_at + 2 * NS]
     assert [arrived for arrived in arrivals if arrived >= seen.throttled_at + 2 * NS], "and then on"
 
-    before = [name for name, _, arrived in seen.calls if arrived < seen.throttled_at]
+    first = begun(seen, names)
+    before = [name for name, _, arrived in seen.calls if first <= arrived < seen.throttled_at]
     shares = [before.count(name) / len(before) * WORKERS for name in names]
     assert min(shares) > 0.5 and max(shares) < 1.6, shares
 
