@@ -120,7 +120,10 @@ def ray_head(num_cpus: int, stop: Stop | None = None) -> Iterator[str]:
         subprocess.run(make_token, stdout=subprocess.DEVNULL, stderr=sink, env=environment, check=True)
         head = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)
     try:
-        _wait_for(dashboard, head, output, stop or Stop())
+        stop = stop or Stop()
+        _wait_for(dashboard, head, output, stop)
+        # Jobs are handed to the agent, which on a busy machine comes up long after the dashboard.
+        _wait_for(agent, head, output, stop)
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         _end(head)

@@ -346,6 +346,7 @@ async def test_the_mini_model_goes_on_where_it_was_cut_off_and_ends_with_the_sam
         assert len({row["seed"] for row in rows(sampled)}) == len(rows(sampled)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 async def test_a_model_plays_with_a_released_checkpoints_prompts_and_search_cache(
     local_ray: None, tmp_path: Path, shared: Path

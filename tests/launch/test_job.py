@@ -198,6 +198,7 @@ def test_a_job_names_its_actors_and_leaves_its_results(cluster: Cluster, whole: 
     assert cluster.actors() == {}
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_nothing_running_and_the_run_goes_on_as_if_never_stopped(
     cluster: Cluster, whole: Path, runs: Path
 ) -> None:
