@@ -11,49 +11,36 @@ turns every few seconds, with the same posts: a shared machine is slower in one 
 that of two neighbours. What the service takes when nobody asks counts against bare vLLM. The clients run in this
 process and share the machine with the service, which bare vLLM's do not have to: their CPU time is told. `large` is the
 random model of some 90 million parameters of `benchmarks/weight_sync.py`, with the settings of `mini`: it seldom ends a
-turn and never searches. The long run adds bad requests and clients that leave in the middle of a stream, and reads the
-memory of every process of the service.
+turn and never searches. The long run is `benchmarks/serving_soak.py`.
 Always holds: a request that fails ends the script, unless it was sent to fail.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.script import words_or_exit
+from benchmarks.service_process import LARGE, ROOT, Post, Running, make_posts, service, settings_of
+from benchmarks.serving_soak import long_run
 from benchmarks.tables import markdown, spread
 from benchmarks.weight_sync import make_large_model
-from launch.make_train import free_ports
-from sake_ray.config.sections import WorldConfig
-from sake_ray.data.loading import load_split
-from sake_ray.data.miniworld_files import WorldSpec, ensure_world
 
-ROOT = Path(__file__).resolve().parents[1]
-START_S = 300.0
-LARGE = "large"
 WARM = 32
 PERCENTILES = (50, 95, 99)
-Post = dict[str, str]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,92 +75,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def make_posts(folder: Path, count: int) -> list[Post]:
-    """Posts of a MiniWorld of its own, as requests; `posts.jsonl` in `folder` is for the bare arm."""
-    spec = WorldSpec(**asdict(WorldConfig()) | {"train_posts": count})
-    examples = load_split(ensure_world(folder / "world", spec), "train").examples
-    posts = [
-        {"text": post.text, "image": base64.b64encode(Path(post.image.path).read_bytes()).decode("ascii")}
-        for post in examples
-    ]
-    (folder / "posts.jsonl").write_text("".join(json.dumps(post) + "\n" for post in posts), encoding="utf-8")
-    return posts
-
-
-@dataclass(frozen=True)
-class Running:
-    """The service: its address and its first process."""
-
-    url: str
-    pid: int
-
-    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        """Its processes, Ray's own among them, by kind."""
-        replica = "ray::ServeReplica:sake_ray:"
-        first = psutil.Process(self.pid)
-        for process in (first, *first.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                if line.startswith(replica):
-                    yield line.removeprefix(replica).split(" ")[0].split(".")[0], process
-                elif line.startswith("VLLM::EngineCore"):
-                    yield "EngineCore", process
-                else:
-                    yield "Ray and proxies", process
-
-    def memory(self) -> dict[str, float]:
-        """MiB resident, by kind of process."""
-        found: Counter[str] = Counter()
-        for kind, process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                found[kind] += process.memory_info().rss / 2**20
-        return dict(found)
-
-    def cpu_s(self) -> float:
-        """CPU seconds so far."""
-        total = 0.0
-        for _, process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                total += sum(process.cpu_times()[:2])
-        return total
-
-
-@contextmanager
-def service(model: str, folder: Path, proxy: str) -> Iterator[Running]:
-    """The real service, as a process of its own."""
-    (port,) = free_ports((8000,))
-    command = [sys.executable, str(ROOT / "launch" / "serve.py"), f"model={model}", f"serve.port={port}"]
-    command += [f"run.dir={folder / 'service'}", "serve.max_concurrent=512", f"serve.proxy={proxy}"]
-    command += _settings(model)
-    log = folder / "service.log"
-    with log.open("w") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink)
-    try:
-        deadline = time.monotonic() + START_S
-        while "serving at" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the service did not come up:\n{log.read_text()[-3000:]}")
-            time.sleep(0.5)
-        yield Running(f"http://127.0.0.1:{port}", process.pid)
-    finally:
-        process.terminate()
-        process.wait(timeout=120)
-
-
-def _settings(model: str) -> list[str]:
-    """What is said of a model; a run's policy has its run's own settings."""
-    return ["preset=mini"] if Path(model).name == LARGE else []
-
-
-# --- bare vLLM and the service in turns ------------------------------------------------------------------
-
-
 class Bare:
     """Bare vLLM in a process of its own."""
 
     def __init__(self, model: str, folder: Path) -> None:
         script = str(ROOT / "benchmarks" / "serving_bare.py")
-        words = [f"model={model}", f"posts={folder / 'posts.jsonl'}", f"settings={' '.join(_settings(model))}"]
+        words = [f"model={model}", f"posts={folder / 'posts.jsonl'}", f"settings={' '.join(settings_of(model))}"]
         self._log = folder / "bare.log"
         with self._log.open("w") as sink:
             self._process = subprocess.Popen(
@@ -309,90 +216,6 @@ async def _all(session: aiohttp.ClientSession, running: Running, posts: Sequence
         "cpu_ms": 1e3 * used / len(posts),
         "took": took,
     }
-
-
-# --- a long run ------------------------------------------------------------------------------------------
-
-
-async def long_run(running: Running, posts: Sequence[Post], clients: int) -> str:
-    """All posts, some of them in ways that go wrong; the memory of the service meanwhile."""
-    rng = random.Random(0)
-    ends: Counter[str] = Counter()
-    memory: list[tuple[int, dict[str, float]]] = []
-    waiting = iter(posts)
-    done = 0
-    every = max(1, len(posts) // 10)
-    began = time.monotonic()
-
-    async def client(session: aiohttp.ClientSession) -> None:
-        nonlocal done
-        for post in waiting:
-            ends[await _one(session, running.url, post, rng)] += 1
-            done += 1
-            if done % every == 0:
-                memory.append((done, running.memory()))
-                sys.stderr.write(f"{done} requests, {time.monotonic() - began:.0f} s: {memory[-1][1]}\n")
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(client(session))
-        seconds = time.monotonic() - began
-        playing = await _under_way(session, running.url)
-    kinds = sorted({kind for _, at in memory for kind in at})
-    rows = [[kind, *(f"{at.get(kind, 0):.0f}" for _, at in memory)] for kind in kinds]
-    table = markdown(["MiB resident after", *(f"{count:,}" for count, _ in memory)], rows)
-    told = ", ".join(f"{name} {count:,}" for name, count in sorted(ends.items()))
-    head = f"{len(posts):,} requests by {clients} clients in {seconds:.0f} s: {told}"
-    return f"{head}\nunder way at the end: {playing:.0f}\n\n{table}"
-
-
-async def _under_way(session: aiohttp.ClientSession, url: str) -> float:
-    """Orders that the service says to have under way, a minute after the last client was answered or left at most.
-
-    What Ray exports is some seconds old.
-    """
-    playing = 1.0
-    for _ in range(60):
-        async with session.get(f"{url}/metrics") as response:
-            lines = (await response.text()).splitlines()
-        name = "ray_sake_ray_serve_playing{"
-        playing = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-        if not playing:
-            break
-        await asyncio.sleep(1)
-    return playing
-
-
-async def _one(session: aiohttp.ClientSession, url: str, post: Post, rng: random.Random) -> str:
-    """One request of some kind; says how it ended."""
-    kind = rng.random()
-    address = f"{url}/v1/extract"
-    if kind < 0.70:
-        return await _status(session.post(address, json=post), 200, "answered")
-    if kind < 0.80:
-        async with session.post(address, json={**post, "stream": True}) as response:
-            body = await response.text()
-        if "event: result" not in body:
-            raise SystemExit(f"a stream ended without a result: {body[-500:]}")
-        return "streamed"
-    if kind < 0.90:  # leaves after the first event
-        async with session.post(address, json={**post, "stream": True}) as response:
-            await response.content.readline()
-            response.close()
-        return "left in the middle"
-    if kind < 0.95:
-        return await _status(session.post(address, json={**post, "image": post["image"][:200]}), 422, "bad picture")
-    broken = session.post(address, data=b"{" * 1000, headers={"Content-Type": "application/json"})
-    return await _status(broken, 400, "bad JSON")
-
-
-async def _status(request: Any, wanted: int, name: str) -> str:
-    async with request as response:
-        if response.status != wanted:
-            raise SystemExit(f"{name}: {response.status}, {await response.text()}")
-        await response.read()
-    return name
 
 
 if __name__ == "__main__":

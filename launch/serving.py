@@ -33,7 +33,7 @@ from launch.words import UsageError, read_words
 from sake_ray.coldstart.stage_folder import held
 from sake_ray.config.cli import config_or_exit
 from sake_ray.config.config import Config
-from sake_ray.config.values import ConfigError, read_range
+from sake_ray.config.values import ConfigError
 from sake_ray.serving.messages import PolicyCard
 from sake_ray.serving.request import RequestLimits
 
@@ -124,9 +124,9 @@ def _settings(config: Config, policies: Sequence[ServedPolicy], token: str) -> S
         ),
         host=serve.host,
         port=serve.port,
-        ingresses=read_range("serve.ingress", serve.ingress),
-        engines=read_range("serve.engines", serve.engines),
-        searches=read_range("serve.searches", serve.searches),
+        ingresses=serve.replicas("ingress"),
+        engines=serve.replicas("engines"),
+        searches=serve.replicas("searches"),
         per_engine=serve.per_engine,
         search_cpus=search.cpus_per_worker,
     )

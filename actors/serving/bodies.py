@@ -61,10 +61,12 @@ async def read_asked(request: Request, limits: RequestLimits, body_s: float) -> 
     """
     body = await read_body(request, limits, body_s, (JSON, FORM))
     if media_type(request) == JSON:
-        if len(body) <= _AT_ONCE:
+
+        def read() -> Asked:
             return read_extract(read_json(body, limits), limits)
+
         # Decoding megabytes of base64 would hold up everyone else.
-        return await asyncio.to_thread(lambda: read_extract(read_json(body, limits), limits))
+        return read() if len(body) <= _AT_ONCE else await asyncio.to_thread(read)
     return await _read_form(request, body, limits)
 
 

@@ -155,8 +155,7 @@ class Desk:
         """What an engine tells of a request, over the loss of engines; without `streamed` little but its result."""
         began = time.monotonic()
         async with _deadline(asked.deadline_s):
-            order, engines = await self._order(asked)
-            order = replace(order, streamed=streamed)
+            order, engines = await self._order(asked, streamed)
             for attempt in itertools.count(1):
                 if attempt > 1:
                     yield Event("restart", {"reason": "the engine was lost"})
@@ -174,7 +173,7 @@ class Desk:
                 except EngineGone as error:
                     await _wait_for_another(error, attempt)
 
-    async def _order(self, asked: Asked) -> tuple[Order, Engines]:
+    async def _order(self, asked: Asked, streamed: bool) -> tuple[Order, Engines]:
         name = asked.options.policy or self.policies[0]
         if name not in self._engines:
             raise invalid("options.policy", f"no such policy; there are: {', '.join(self.policies)}")
@@ -199,6 +198,7 @@ class Desk:
             image_searches=asked.image_searches,
             deadline_s=asked.deadline_s,
             thumbnails=options.thumbnails,
+            streamed=streamed,
         )
         return order, self._engines[name]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sake_ray.config.config import Config
-from sake_ray.config.values import read_range
 
 # Jobs that use only some of the pools; every other job uses all of them.
 _POOLS = {
@@ -47,9 +46,7 @@ def describe_plan(config: Config) -> list[PlanRow]:
 def _service(config: Config) -> list[PlanRow]:
     serve, rollout = config.serve, config.rollout
     policies = len(serve.compare.split(",")) if serve.compare else 1
-    ingresses, engines, searches = (
-        read_range(f"serve.{name}", getattr(serve, name))[1] for name in ("ingress", "engines", "searches")
-    )
+    ingresses, engines, searches = (serve.replicas(part)[1] for part in ("ingress", "engines", "searches"))
     return [
         PlanRow("ingress", ingresses, 0.0, 0.0),
         PlanRow("engine", engines * policies, rollout.cpus_per_worker, rollout.gpus_per_worker),

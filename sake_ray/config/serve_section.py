@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sake_ray.config.values import Section, setting
+from sake_ray.config.values import Section, read_range, setting
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,7 @@ class ServeConfig(Section):
     examples: str = setting(
         "", "folder of your own examples for the page: posts.jsonl or pictures with .txt beside them", is_path=True
     )
+
+    def replicas(self, part: str) -> tuple[int, int]:
+        """MIN and MAX of `ingress`, `engines` or `searches`."""
+        return read_range(f"serve.{part}", getattr(self, part))

@@ -53,14 +53,14 @@ def parse_json(text: str, *, field: str = "json", max_chars: int = MAX_VALUE_CHA
         raise FieldError(field, str(error)) from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The one JSON object of a file.
+def read_object(path: Path, *, max_chars: int = MAX_VALUE_CHARS) -> dict[str, Any]:
+    """The one JSON object of a file of at most `max_chars` characters.
 
     Raises:
         DataError: the file is missing, too large or not UTF-8, or holds something else.
     """
     try:
-        value = parse_json(read_text(path))
+        value = parse_json(read_text(path), max_chars=max_chars)
     except FieldError as error:
         raise DataError(f"{path}: {error.message}") from error
     if not isinstance(value, dict):

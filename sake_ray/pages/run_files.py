@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sake_ray.data.json_files import MAX_VALUE_CHARS, parse_json, read_text
+from sake_ray.data.json_files import MAX_VALUE_CHARS
+from sake_ray.data.json_files import read_object as read_one
 from sake_ray.data.problems import DataError, FieldError
 from sake_ray.pages.rows import Pixels, RowView, read_view
 
@@ -95,15 +96,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read or is no object.
     """
-    if not path.is_file():
-        return {}
-    try:
-        value = parse_json(read_text(path), max_chars=64 * MAX_VALUE_CHARS)
-    except FieldError as error:
-        raise DataError(f"{path}: {error.message}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: must hold an object")
-    return value
+    return read_one(path, max_chars=64 * MAX_VALUE_CHARS) if path.is_file() else {}
 
 
 def finite(row: dict[str, Any]) -> dict[str, float]:

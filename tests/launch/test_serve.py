@@ -169,6 +169,7 @@ async def test_the_page_its_files_and_the_numbers_are_served(service: Running) -
 @pytest.mark.browser
 async def test_the_page_shows_the_answer_to_an_example(service: Running) -> None:
     from tests.browser import Heard, expect, open_browser, open_window  # skips this test alone where there is none
+    from tests.sake_ray.pages.service.page_steps import check_asked
 
     async with service.session() as session:
         wanted = (await ask(session, await post_of(session, 0)))[1]["entities"]
@@ -183,8 +184,7 @@ async def test_the_page_shows_the_answer_to_an_example(service: Running) -> None
         boxes = sum(entity["box"] is not None for entity in wanted)
         await expect(page.locator(".layer rect.box")).to_have_count(boxes)
     assert heard.problems == []
-    asked = [address for address in heard.requests if not address.startswith(("blob:", "about:"))]
-    assert asked and all(address.startswith(f"{service.url}/") for address in asked)
+    check_asked(heard, service.url)
 
 
 @pytest.mark.browser

@@ -59,6 +59,14 @@ async def done(page: Page, panels: int = 1) -> None:
     await expect(page.locator(".state")).to_have_text([re.compile("^Done: ")] * panels)
 
 
+async def answered(page: Page, stub: ServiceStub) -> None:
+    """Open the page, and have the first example answered."""
+    await look_at(page, stub)
+    await choose_example(page)
+    await extract(page)
+    await done(page)
+
+
 def button(page: Page, name: str) -> Locator:
     """A button by its words."""
     return page.get_by_role("button", name=name, exact=True)
@@ -120,6 +128,11 @@ def check_quiet(heard: Heard, stub: ServiceStub, *, refused: bool = False) -> No
     """Nothing was logged and only the service asked; where it `refused` or broke off, the browser logs that alone."""
     said = [words for words in heard.problems if not (refused and words.startswith("Failed to load resource: "))]
     assert said == []
+    check_asked(heard, stub.origin)
+
+
+def check_asked(heard: Heard, origin: str) -> None:
+    """A page asked its own service only, and was open at all."""
     asked = [address for address in heard.requests if not address.startswith(("blob:", "about:"))]
     assert asked, "the page was open"
-    assert all(address.startswith(f"{stub.origin}/") for address in asked), "a page asks its own service only"
+    assert all(address.startswith(f"{origin}/") for address in asked), "a page asks its own service only"

@@ -7,10 +7,8 @@ import pytest
 from tests.browser import ConsoleMessage, Heard, Page, expect
 from tests.sake_ray.pages.page_case import HOSTILE
 from tests.sake_ray.pages.service.page_steps import (
+    answered,
     check_quiet,
-    choose_example,
-    done,
-    extract,
     look_at,
     problem_of,
     width_of,
@@ -38,10 +36,7 @@ async def test_hostile_texts_are_text_and_send_nothing_anywhere(page: Page, hear
     stub.policies = [{"name": nasty, "model": nasty, "checkpoint": nasty, "version": nasty}]
     stub.examples = [{"id": "x", "text": post, "group": nasty, "note": nasty}]
     stub.script(Answer(events_of(result)))
-    await look_at(page, stub)
-    await choose_example(page)
-    await extract(page)
-    await done(page)
+    await answered(page, stub)
     found = await page.locator("#results").text_content() or ""
     assert found.count(HOSTILE) >= 6
     await expect(page.locator("#results img"), "the post's picture alone").to_have_count(1)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.browser import Heard, Locator, Page, expect
 from tests.sake_ray.pages.service.page_steps import (
+    answered,
     button,
     check_quiet,
     choose_example,
@@ -39,10 +40,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 async def test_hovering_or_focusing_any_of_the_three_lights_up_all_three(
     page: Page, heard: Heard, stub: ServiceStub
 ) -> None:
-    await look_at(page, stub)
-    await choose_example(page)
-    await extract(page)
-    await done(page)
+    await answered(page, stub)
     all_three = ["button1", "g1", "mark1"]
     for selector in ("button.row[data-of='1']", ".post mark[data-of='1']", ".layer g[data-of='1'] rect.box"):
         await page.locator("h1").hover()

@@ -11,6 +11,7 @@ from PIL import Image
 from sake_ray.data.miniworld import board_picture
 from tests.browser import Browser, Heard, Page, expect, open_window
 from tests.sake_ray.pages.service.page_steps import (
+    answered,
     button,
     check_quiet,
     choose_example,
@@ -84,10 +85,7 @@ async def test_a_link_says_what_it_cannot_hold_and_can_be_copied_by_hand(
 async def test_the_result_and_the_picture_with_boxes_can_be_downloaded(
     page: Page, heard: Heard, stub: ServiceStub
 ) -> None:
-    await look_at(page, stub)
-    await choose_example(page)
-    await extract(page)
-    await done(page)
+    await answered(page, stub)
     name, content = await downloaded(page, "Download JSON")
     assert name == "entities-a-ex-a.json"
     assert json.loads(content.read_bytes()) == usual_result(POST)
